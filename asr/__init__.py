@@ -1,0 +1,1 @@
+"""Train and compare recurrent CTC speech recognisers. Entry points: python -m asr.train, asr.evaluate, asr.prepare."""

@@ -1,0 +1,76 @@
+"""The files that a run leaves in its directory, for people: error tables, pictures, sound."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+from lhotse.cut import Cut
+
+from asr.augment import seeded
+from asr.dataset import UtteranceDataset, load_audio
+from asr.metrics import Scored
+from asr.pictures import spectrogram_pair
+
+PCM_PEAK = 0.99  # augmentation may exceed full scale; the file is scaled down rather than clipped
+
+
+def error_rows(scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    """A row for each utterance, the worst first."""
+    worst_first = sorted(scored, key=lambda one: (-one.words.rate, -one.characters.rate, one.id))
+    return [
+        {
+            "id": one.id,
+            "wer": round(one.words.rate, 4),
+            "cer": round(one.characters.rate, 4),
+            "substitutions": one.words.substitutions,
+            "deletions": one.words.deletions,
+            "insertions": one.words.insertions,
+            "reference": one.reference,
+            "hypothesis": one.hypothesis,
+        }
+        for one in worst_first
+    ]
+
+
+def write_table(rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Tab-separated, with a line of names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_json(content: Any, path: Path) -> Path:
+    """Indented JSON, renamed into place when it is whole."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+    return path
+
+
+def write_augmentation(dataset: UtteranceDataset, cut: Cut, folder: Path) -> list[Path]:
+    """One utterance before and after augmentation, as in the first pass: a picture and two sound files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = UtteranceDataset(dataset.alphabet, dataset.features, None, dataset.seed)
+    before, after = (d.utterance(cut, pass_number=0).features.T.numpy() for d in (plain, dataset))
+    rate = dataset.features.sample_rate
+    original = load_audio(cut, rate)
+    augmented = original
+    if dataset.augment is not None:
+        with seeded(dataset.seed, 0, cut.id):
+            augmented = dataset.augment.waveform(original, rate)
+    figure = spectrogram_pair(before, after, dataset.features.hop_samples / rate, cut.id)
+    picture = folder / "spectrograms.png"
+    figure.savefig(picture)
+    sounds = [folder / "before.wav", folder / "after.wav"]
+    for path, samples in zip(sounds, (original, augmented), strict=True):
+        peak = max(PCM_PEAK, float(torch.from_numpy(samples).abs().max()))
+        soundfile.write(path, samples * (PCM_PEAK / peak), rate)
+    return [picture, *sounds]

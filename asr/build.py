@@ -1,0 +1,233 @@
+"""From config to objects: the only caller of Hydra's instantiate."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lhotse import CutSet
+from lhotse.dataset.sampling.base import CutSampler
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from asr.augment import Augment
+from asr.corpus import Selection, load_cuts, select
+from asr.dataset import UtteranceDataset, evaluation_batches, training_sampler
+from asr.errors import InputError
+from asr.features import LogMel
+from asr.loop import Compute, Evaluation, evaluate
+from asr.model import DeepSpeech2
+from asr.text import Alphabet, frames_needed
+
+MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
+
+
+def make(node: Any, name: str, **arguments: Any) -> Any:
+    """Calls the node's _target_ with its settings and the arguments; InputError if it refuses them."""
+    try:
+        return instantiate(node, _partial_=True, _convert_="all")(**arguments)
+    except (InstantiationException, TypeError, ValueError, AssertionError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if isinstance(cause, InputError):
+            raise cause from error
+        settings = ", ".join(f"{key}={value}" for key, value in node.items() if key != "_target_")
+        raise InputError(f"{name}: {node.get('_target_')} refuses its settings ({settings}): {cause}") from error
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """What a checkpoint's config determines: everything between a waveform and a text."""
+
+    alphabet: Alphabet
+    features: LogMel
+    model: DeepSpeech2
+
+    def output_frames(self, seconds: float) -> int:
+        """Output frames of an utterance of so many seconds."""
+        frames = self.features.frames(round(seconds * self.features.sample_rate))
+        return self.model.output_lengths(frames)
+
+    def dataset(self, augment: Augment | None, seed: int) -> UtteranceDataset:
+        """Batches as this recogniser reads them."""
+        return UtteranceDataset(self.alphabet, self.features, augment, seed)
+
+
+def build_recognizer(config: DictConfig, seed: int) -> Recognizer:
+    """Fresh weights, drawn from the seed."""
+    alphabet = Alphabet(config.alphabet)
+    try:
+        features = LogMel(**config.features)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"features: {dict(config.features)} cannot be: {error}") from error
+    torch.manual_seed(seed)
+    model = make(config.model, "model", n_mels=config.features.n_mels, n_classes=alphabet.size)
+    return Recognizer(alphabet, features, model)
+
+
+def build_optimizer(config: DictConfig, model: nn.Module, total_steps: int) -> tuple[Optimizer, LRScheduler]:
+    """The optimizer over all weights, and the schedule that is stepped total_steps times."""
+    optimizer = make(config.optimizer, "optimizer", params=list(model.parameters()))
+    return optimizer, make(config.scheduler, "scheduler", optimizer=optimizer, total_steps=total_steps)
+
+
+def build_compute(device: str, precision: str) -> Compute:
+    """Resolves auto; InputError for a device that is not there."""
+    if precision not in ("auto", "float32", "bf16"):
+        raise InputError(f"precision={precision}: it is one of auto, float32, bf16")
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        resolved = torch.device(name)
+        torch.zeros(1, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"device={device}: torch cannot use it ({reason}); device=cpu always works") from error
+    return Compute(resolved, bf16=precision == "bf16" or (precision == "auto" and resolved.type == "cuda"))
+
+
+@dataclass(frozen=True)
+class Data:
+    """The cuts of a run by role; each test part is scored on its own."""
+
+    train: dict[str, Selection]
+    dev: dict[str, Selection]
+    test: dict[str, Selection]
+
+    def training_cuts(self) -> CutSet:
+        """All training parts, one after the other."""
+        return _joined(self.train)
+
+    def dev_cuts(self) -> CutSet:
+        """All dev parts, one after the other."""
+        return _joined(self.dev)
+
+
+def _joined(parts: dict[str, Selection]) -> CutSet:
+    return CutSet.from_cuts(cut for selection in parts.values() for cut in selection.kept)
+
+
+def load_parts(config: DictConfig, sources: Sequence[str]) -> dict[str, Selection]:
+    """Every utterance of each source: dev and test are scored unfiltered, as in the writeup."""
+    return {
+        source: Selection.of_all(load_cuts(source, Path(config.root), Path(config.manifests))) for source in sources
+    }
+
+
+def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
+    """Loads and filters; InputError if nothing is left to train on, or an utterance has two roles."""
+    if not (config.train and config.dev and config.test):
+        raise InputError(f"data: train={config.train}, dev={config.dev}, test={config.test} must each name a part")
+    train = {
+        source: select(
+            load_cuts(source, Path(config.root), Path(config.manifests)),
+            recognizer.alphabet.normalize,
+            recognizer.output_frames,
+            frames_needed,
+            config.max_seconds,
+            config.max_characters,
+        )
+        for source in config.train
+    }
+    data = Data(train, load_parts(config, config.dev), load_parts(config, config.test))
+    if not any(len(selection.kept) for selection in train.values()):
+        reasons = ", ".join(f"{drops(selection)} of {source}" for source, selection in train.items())
+        raise InputError(
+            f"data.train={list(config.train)}: no utterance is left after filtering ({reasons}); raise "
+            f"data.max_seconds ({config.max_seconds}) or data.max_characters ({config.max_characters}), or train on other parts"
+        )
+    seen: dict[str, str] = {}
+    for role, parts in (("train", data.train), ("dev", data.dev), ("test", data.test)):
+        for source, selection in parts.items():
+            for cut in selection.kept:
+                if cut.id in seen:
+                    raise InputError(
+                        f"{cut.id} stands in {seen[cut.id]} and in {role} ({source}): an utterance may have one role "
+                        "only, else the scores mean nothing; take one of the parts out"
+                    )
+                seen[cut.id] = f"{role} ({source})"
+    return data
+
+
+def drops(selection: Selection) -> str:
+    """What fell and why, as in "53 too long (>= 20 s), 1 no text"; what CTC cannot align is named."""
+    texts = []
+    for reason, dropped in selection.dropped.items():
+        few = reason in ("no text", "CTC cannot align")
+        names = f" ({', '.join(dropped.ids[:3])}{', ...' if dropped.utterances > 3 else ''})" if few else ""
+        texts.append(f"{dropped.utterances:,} {reason}{names}")
+    return ", ".join(texts) or "none"
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that a training run is made of, before anything is written."""
+
+    recognizer: Recognizer
+    augment: Augment
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    compute: Compute
+    data: Data
+    sampler: CutSampler
+    steps_per_epoch: int
+
+
+def build_session(config: DictConfig) -> Session:
+    """Checks and builds everything, so that a mistake is found before training; InputError says which."""
+    check_settings(config)
+    compute = build_compute(config.device, config.precision)
+    recognizer = build_recognizer(config, config.seed)
+    augment = make(config.augment, "augment")
+    data = build_data(config.data, recognizer)
+    batch = config.batch
+    sampler = training_sampler(data.training_cuts(), batch.utterances, batch.seconds, batch.buckets, config.seed)
+    steps_per_epoch = config.steps_per_epoch or sum(1 for _ in sampler)
+    recognizer.model.to(compute.device)
+    optimizer, scheduler = build_optimizer(config, recognizer.model, config.epochs * steps_per_epoch)
+    return Session(recognizer, augment, optimizer, scheduler, compute, data, sampler, steps_per_epoch)
+
+
+def check_settings(config: DictConfig) -> None:
+    """InputError for a run's own settings that cannot work; the groups' objects check theirs."""
+    whole_from_one = ["epochs", "batch.buckets", "tracking.log_every", "features.sample_rate", "features.n_mels"]
+    whole_from_one += [
+        key for key in ("steps_per_epoch", "batch.utterances") if OmegaConf.select(config, key) is not None
+    ]
+    positive = ["max_grad_norm", "batch.eval_seconds"]
+    positive += [
+        key
+        for key in ("batch.seconds", "data.max_seconds", "data.max_characters", "tracking.system_metrics_seconds")
+        if OmegaConf.select(config, key) is not None
+    ]
+    rules: list[tuple[list[str], str, Callable[[Any], bool]]] = [
+        (whole_from_one, "a whole number from 1 on", lambda v: type(v) is int and v >= 1),
+        (["workers", "seed"], "a whole number from 0 on", lambda v: type(v) is int and v >= 0),
+        (positive, "a number above 0", lambda v: type(v) in (int, float) and v > 0),
+        (["monitor"], f"one of {', '.join(MONITORS)}", lambda v: v in MONITORS),
+        (["dry_run", "fresh"], "true or false", lambda v: type(v) is bool),
+    ]
+    for keys, rule, holds in rules:
+        for key in keys:
+            value = OmegaConf.select(config, key)
+            if not holds(value):
+                raise InputError(f"{key}={value}: it must be {rule}")
+
+
+def score_parts(
+    recognizer: Recognizer, compute: Compute, parts: dict[str, Selection], eval_seconds: float, workers: int
+) -> dict[str, Evaluation]:
+    """Greedy transcripts and their errors, part by part."""
+    dataset = recognizer.dataset(augment=None, seed=0)
+    return {
+        part: evaluate(
+            recognizer.model,
+            evaluation_batches(dataset, selection.kept, eval_seconds, workers, compute.pin_memory),
+            recognizer.alphabet,
+            compute,
+        )
+        for part, selection in parts.items()
+    }

@@ -1,0 +1,88 @@
+"""What every entry point shares: Hydra, with a user's mistakes shown as one paragraph instead of a traceback."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from hashlib import blake2b
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from asr.errors import InputError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+LONGEST_NAME = 150  # characters; file systems allow 255 bytes for one name
+# Settings that change how a run is carried out, not what it computes: no part of its name or its identity.
+EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir")
+
+
+def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Makes task(config) a command: `python -m asr.NAME KEY=VALUE ...` with conf/CONFIG_NAME.yaml.
+
+    Exit codes: 0 done, 1 an error of ours (with its traceback), 2 a mistake of the user's (one paragraph).
+    """
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would else print in its own way
+            try:
+                hydra_main()
+            except InputError as error:
+                _fail(str(error))
+            except (HydraException, OmegaConfBaseException) as error:
+                _fail(_explain(error, config_name))
+            except KeyboardInterrupt:
+                sys.exit(130)
+
+        return main
+
+    return decorate
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _explain(error: Exception, config_name: str) -> str:
+    """Hydra's message, with the valid names for a key that does not exist."""
+    message = str(error).split("Config search path:")[0]
+    key = re.search(r"Could not override '([^'=]+)'", message)
+    if key is None:
+        return re.sub(r"\s*\n\s*", " ", message.strip())
+    parent, _, name = key[1].strip("+~").rpartition(".")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose(config_name)
+    level = OmegaConf.select(config, parent) if parent else config
+    if not OmegaConf.is_dict(level):
+        return f"{key[1]}: there is no such setting, nor a group {parent!r}; see --cfg job for all of them"
+    names = [str(n) for n in level if n != "hydra"]
+    near = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {(parent + '.' if parent else '') + near[0]}?" if near else ""
+    return f"{key[1]}: there is no such setting{hint} Valid {'in ' + parent if parent else 'here'}: {', '.join(names)}"
+
+
+def run_name(overrides: list[str]) -> str:
+    """A directory's name from a command's overrides: the experiment first, then what differs, in the order given."""
+    parts = []
+    for override in sorted(overrides, key=lambda o: not o.startswith("experiment=")):
+        key, _, value = override.lstrip("+").partition("=")
+        if key.split(".")[0] not in EXECUTION_KEYS:
+            # A path tells enough by its last folder; two that end alike are told apart when their configs are compared.
+            value = value.rstrip("/").rsplit("/", 1)[-1]
+            parts.append(value if key == "experiment" else f"{key}={value}")
+    name = re.sub(r"[^\w.,=+-]+", "_", ",".join(parts)) or "default"
+    if len(name) > LONGEST_NAME:
+        digest = blake2b(name.encode(), digest_size=4).hexdigest()
+        name = f"{name[: LONGEST_NAME - 9]}-{digest}"
+    return name
+
+
+OmegaConf.register_new_resolver("run_name", lambda overrides: run_name(list(overrides)))

@@ -1,0 +1,93 @@
+"""What a run shows on the terminal: its plan, its progress and its results."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from asr.metrics import ErrorRates
+
+# A file or a pipe has no width of its own: wide enough there that no table breaks its lines.
+console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+
+
+class PartPlan(NamedTuple):
+    """A line of the plan: what is kept of a part of the data, and what is not and why."""
+
+    role: str
+    source: str
+    utterances: int
+    hours: float
+    dropped: str
+
+
+def print_plan(title: str, parts: Sequence[PartPlan], facts: Mapping[str, str]) -> None:
+    """The data part by part, then everything else that the run is about to do."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("data")
+    table.add_column("part")
+    table.add_column("utterances", justify="right")
+    table.add_column("hours", justify="right")
+    table.add_column("dropped")
+    for part in parts:
+        table.add_row(part.role, part.source, f"{part.utterances:,}", f"{part.hours:.2f}", part.dropped)
+    console.print(table)
+    print_facts(facts)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Names and values, one a line."""
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        grid.add_row(f"[dim]{name}[/dim]", value.replace("[", "\\["))
+    console.print(grid)
+
+
+def look_at(tracking_uri: str) -> str:
+    """What a person does to see the runs that were logged there."""
+    return f"open {tracking_uri}" if "://" not in tracking_uri or tracking_uri.startswith("http") else (
+        f".venv/bin/mlflow ui --backend-store-uri {tracking_uri}"
+    )
+
+
+def progress_bar() -> Progress:
+    """A bar with the time left and whatever stands in the task's field `figures`; silent where there is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def print_results(title: str, results: Mapping[str, ErrorRates]) -> None:
+    """Word and character error rates of each part, of the corpus and as the mean of utterances."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("part")
+    for name in ("utterances", "WER", "CER", "sub", "del", "ins", "mean WER", "mean CER"):
+        table.add_column(name, justify="right")
+    for part, rates in results.items():
+        words = rates.words
+        edits = (words.substitutions, words.deletions, words.insertions)
+        table.add_row(
+            part,
+            f"{rates.utterances:,}",
+            f"[bold]{rates.words.rate:.2%}[/bold]",
+            f"{rates.characters.rate:.2%}",
+            *(f"{count:,}" for count in edits),
+            f"{rates.mean_wer:.2%}",
+            f"{rates.mean_cer:.2%}",
+        )
+    console.print(table)
+    console.print(
+        "[dim]WER and CER are of the corpus (all edits over all words or characters); the means are over utterances, "
+        "as in the writeup.[/dim]"
+    )

@@ -1,0 +1,220 @@
+"""Cuts for training and scoring: loaded from an index or any lhotse CutSet, checked, and selected for training."""
+
+import gc
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lhotse import CutSet, MonoCut
+from lhotse.cut import Cut
+
+from asr.errors import InputError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".yaml", ".yaml.gz")  # of lhotse's cut sets
+TOLERANCE_SECONDS = 0.025  # lhotse's own: by so much a cut may pass the end of its recording
+
+
+def manifest_path(manifest_dir: Path, part: str) -> Path:
+    """Where the index of a part lies."""
+    return manifest_dir / f"{part}.jsonl.gz"
+
+
+def load_cuts(source: str, root: Path, manifest_dir: Path) -> CutSet:
+    """All cuts of a part or of a file, in memory: each mono, with one supervision, its text and its audio file.
+
+    source: a part that was indexed (manifest_dir/PART.jsonl.gz), or a file with a lhotse CutSet; cuts with several
+            supervisions are cut up into one for each
+    root:   the folder that holds the parts
+    raises: InputError, naming the first cut or file at fault and how many there are
+    """
+    is_file = source.endswith(SUFFIXES)
+    if is_file:
+        path = Path(source)
+        if not path.is_file():
+            raise InputError(f"{source}: there is no such file; give the path of a lhotse CutSet or the name of a part")
+        cuts = _read(path, "write it anew with CutSet.to_file")
+    else:
+        path = manifest_path(manifest_dir, source)
+        prepare = _prepare(root)
+        if not path.is_file():
+            known = sorted(found.name.removesuffix(".jsonl.gz") for found in manifest_dir.glob("*.jsonl.gz"))
+            raise InputError(
+                f"part {source!r} has no index {path} (there {'are' if known else 'is'} {', '.join(known) or 'none'}); "
+                f"make it: {prepare}"
+            )
+        if not root.is_dir():
+            raise InputError(f"root={root} does not exist; set it to the folder that holds {source}, then {prepare}")
+        cuts = _read(path, f"make it anew: {prepare}")
+    cuts = _one_supervision_each(cuts, path)
+    if not is_file:
+        _refuse_other_root(cuts, path, root)
+    _refuse_repeated_ids(cuts, path)
+    _refuse_missing_audio(cuts, path)
+    return CutSet.from_cuts(cuts)
+
+
+def _read(path: Path, way_out: str) -> list[Cut]:
+    gc.disable()  # it would search the growing million of objects again and again: 5 of 12 s for all of LibriSpeech
+    try:
+        loaded = CutSet.from_file(path)
+        cuts = list(loaded) if loaded is not None else []
+    except Exception as error:  # whatever lhotse, json, yaml and gzip raise at a file that is something else
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path} cannot be read as a lhotse CutSet: {reason}; {way_out}") from error
+    finally:
+        gc.enable()
+    if not cuts or not isinstance(cuts[0], Cut):
+        what = f"items of type {type(cuts[0]).__name__}" if cuts else "nothing"
+        raise InputError(f"{path} holds {what}, must hold cuts; {way_out}")
+    return cuts
+
+
+def _prepare(root: Path) -> str:
+    return f"python -m asr.prepare librispeech root={root}"
+
+
+def _refuse_other_root(cuts: list[Cut], path: Path, root: Path) -> None:
+    audio = cuts[0].recording.sources[0].source
+    within = Path(audio).is_relative_to(os.path.abspath(root))
+    if not within and not Path(os.path.realpath(audio)).is_relative_to(os.path.realpath(root)):
+        raise InputError(
+            f"{path} was made of another root: it names {audio}, but root={root}; make it anew: {_prepare(root)}"
+        )
+
+
+def _one_supervision_each(cuts: list[Cut], path: Path) -> list[Cut]:
+    """Cuts up those with several; InputError if any cut cannot be used."""
+    single: list[Cut] = []
+    problems = []
+    for cut in cuts:
+        problem = _problem(cut)
+        if problem:
+            problems.append(f"cut {cut.id} {problem}")
+        elif len(cut.supervisions) == 1:
+            single.append(cut)
+        else:
+            single.extend(cut.trim_to_supervisions(keep_overlapping=False))
+    if problems:
+        more = f" ({len(problems) - 1:,} more of {len(cuts):,} cuts cannot be used)" if len(problems) > 1 else ""
+        raise InputError(f"{path}: {problems[0]}{more}")
+    return single
+
+
+def _problem(cut: Cut) -> str:
+    """Why a cut cannot be used, and the way out; empty if it can."""
+    if not isinstance(cut, MonoCut):
+        return f"is a {type(cut).__name__}, must be a MonoCut of one channel; mix it down or give each channel a cut"
+    if cut.recording is None:
+        return "has no recording; write the cuts with their recordings"
+    if not cut.supervisions:
+        return "has no supervision; give it a transcript or filter it out"
+    if any(supervision.text is None for supervision in cut.supervisions):
+        return "has a supervision without a text; give it a transcript or filter it out"
+    end, length = cut.start + cut.duration, cut.recording.num_samples / cut.recording.sampling_rate
+    if end > length + TOLERANCE_SECONDS:
+        return f"ends at {end:.3f} s, past the end of its recording of {length:.3f} s; shorten it or filter it out"
+    return ""
+
+
+def _refuse_repeated_ids(cuts: list[Cut], path: Path) -> None:
+    seen: set[str] = set()
+    repeated = []
+    for cut in cuts:
+        if cut.id in seen:
+            repeated.append(cut.id)
+        seen.add(cut.id)
+    if repeated:
+        raise InputError(
+            f"{path}: the id {repeated[0]} stands more than once, as do {len(repeated) - 1:,} more; "
+            "ids tell utterances apart, so give each its own"
+        )
+
+
+def _refuse_missing_audio(cuts: list[Cut], path: Path) -> None:
+    """Looks every folder up once: far quicker than every file."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for cut in cuts:
+        for source in cut.recording.sources:
+            if source.type == "file":
+                folder, name = os.path.split(source.source)
+                names[folder].add(name)
+    missing = []
+    for folder in sorted(names):
+        there = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
+        missing += [os.path.join(folder, name) for name in sorted(names[folder] - there)]
+    if missing:
+        raise InputError(
+            f"{path} names {len(missing):,} audio files that are not there, the first {missing[0]}; "
+            "put them back, or make the index anew without them (python -m asr.prepare)"
+        )
+
+
+@dataclass
+class Dropped:
+    """What fell for one reason."""
+
+    ids: list[str] = field(default_factory=list)
+    hours: float = 0.0
+
+    @property
+    def utterances(self) -> int:
+        """How many fell."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The cuts that are kept, and by reason those that are not: kept and dropped are all."""
+
+    kept: CutSet
+    hours: float
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Utterances before the selection."""
+        return len(self.kept) + sum(dropped.utterances for dropped in self.dropped.values())
+
+    @classmethod
+    def of_all(cls, cuts: Iterable[Cut]) -> "Selection":
+        """Nothing dropped, as dev and test are scored."""
+        kept = list(cuts)
+        return cls(CutSet.from_cuts(kept), sum(cut.duration for cut in kept) / 3600)
+
+
+def select(
+    cuts: Iterable[Cut],
+    normalize: Callable[[str], str],
+    output_frames: Callable[[float], int],
+    needed: Callable[[str], int],
+    max_seconds: float | None,
+    max_characters: int | None,
+) -> Selection:
+    """The utterances to train on. One that falls for several reasons counts under the first of them, in this order.
+
+    max_seconds, max_characters: as long or longer is dropped, characters of the normalised text; None drops nothing
+    normalize:     text -> the text that the model learns; an empty one is dropped
+    output_frames: seconds -> frames that the model gives
+    needed:        normalised text -> frames that CTC needs for it; with fewer the loss would be infinite
+    """
+    kept: list[Cut] = []
+    dropped: dict[str, Dropped] = defaultdict(Dropped)
+    for cut in cuts:
+        text = normalize(cut.supervisions[0].text or "")
+        seconds = cut.duration
+        if max_seconds is not None and seconds >= max_seconds:
+            reason = f"too long (>= {max_seconds:g} s)"
+        elif max_characters is not None and len(text) >= max_characters:
+            reason = f"too many characters (>= {max_characters})"
+        elif not text:
+            reason = "no text"
+        elif output_frames(seconds) < needed(text):
+            reason = "CTC cannot align"
+        else:
+            kept.append(cut)
+            continue
+        dropped[reason].ids.append(cut.id)
+        dropped[reason].hours += seconds / 3600
+    return Selection(CutSet.from_cuts(kept), sum(cut.duration for cut in kept) / 3600, dict(dropped))

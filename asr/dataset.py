@@ -1,0 +1,187 @@
+"""Cuts -> batches: audio is read, augmented, turned into features and padded here, in the loader's workers."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lhotse import CutSet, MonoCut
+from lhotse.cut import Cut
+from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
+from lhotse.dataset.sampling.base import CutSampler
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from asr.augment import Augment, seeded
+from asr.errors import InputError
+from asr.features import LogMel
+from asr.text import Alphabet
+
+
+class Position(NamedTuple):
+    """Where a batch stands in training: the pass over the data, and the batch within it."""
+
+    pass_number: int
+    batch_index: int
+
+
+class Batch(NamedTuple):
+    """Utterances, padded to the longest.
+
+    features: (B, F, T) float32, zero beyond each length; lengths: (B,) frames
+    targets:  (B, L) symbol ids, zero beyond each target_length (B,)
+    seconds:  of audio, without padding
+    """
+
+    position: Position
+    ids: list[str]
+    references: list[str]
+    features: Tensor
+    lengths: Tensor
+    targets: Tensor
+    target_lengths: Tensor
+    seconds: float
+
+    @property
+    def padding_share(self) -> float:
+        """Padded frames over all frames of the batch."""
+        return 1 - float(self.lengths.sum()) / (len(self.ids) * self.features.shape[2])
+
+
+class Utterance(NamedTuple):
+    """One utterance, ready for a batch. features: (T, F)."""
+
+    id: str
+    reference: str
+    features: Tensor
+    targets: Tensor
+    seconds: float
+
+
+def load_audio(cut: Cut, sample_rate: int) -> np.ndarray:
+    """(N,) float32 samples of a mono cut at sample_rate; InputError naming the utterance if they cannot be read."""
+    try:
+        if cut.sampling_rate != sample_rate:
+            cut = cut.resample(sample_rate)
+        return cut.load_audio()[0]
+    except Exception as error:  # whatever lhotse's many readers raise
+        source = cut.recording.sources[0].source if isinstance(cut, MonoCut) else cut.id
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{cut.id}: its audio {source} cannot be read ({reason}); restore the file, "
+            "or run python -m asr.prepare again to leave the utterance out"
+        ) from error
+
+
+class UtteranceDataset(Dataset):
+    """Item (position, cuts) -> Batch, or the InputError that stopped it.
+
+    augment: of training utterances, drawn from (seed, pass, utterance id); null for dev and test
+    """
+
+    def __init__(self, alphabet: Alphabet, features: LogMel, augment: Augment | None, seed: int) -> None:
+        self.alphabet, self.features, self.augment, self.seed = alphabet, features, augment, seed
+
+    def __getitem__(self, item: tuple[Position, list[Cut]]) -> Batch | InputError:
+        position, cuts = item
+        try:
+            return collate(position, [self.utterance(cut, position.pass_number) for cut in cuts])
+        except InputError as error:
+            # Returned, not raised: the loader would wrap it into the traceback of its worker.
+            return error
+
+    def utterance(self, cut: Cut, pass_number: int) -> Utterance:
+        """Reads, augments and transforms one cut."""
+        samples = load_audio(cut, self.features.sample_rate)
+        if self.augment is None:
+            features = self.features(torch.from_numpy(samples))
+        else:
+            with seeded(self.seed, pass_number, cut.id):
+                samples = self.augment.waveform(samples, self.features.sample_rate)
+                features = self.features(torch.from_numpy(samples), self.augment.spectrogram)
+        reference = self.alphabet.normalize(cut.supervisions[0].text or "")
+        return Utterance(
+            cut.id, reference, features.T, torch.tensor(self.alphabet.encode(reference), dtype=torch.long), cut.duration
+        )
+
+
+def collate(position: Position, utterances: list[Utterance]) -> Batch:
+    """Pads utterances into a batch."""
+    return Batch(
+        position,
+        [u.id for u in utterances],
+        [u.reference for u in utterances],
+        pad_sequence([u.features for u in utterances], batch_first=True).transpose(1, 2).contiguous(),
+        torch.tensor([len(u.features) for u in utterances]),
+        pad_sequence([u.targets for u in utterances], batch_first=True),
+        torch.tensor([len(u.targets) for u in utterances]),
+        sum(u.seconds for u in utterances),
+    )
+
+
+class PassSampler(Sampler):
+    """Endless: pass after pass over the data, each in its own order, from `start` on."""
+
+    def __init__(self, sampler: CutSampler, start: Position) -> None:
+        self.sampler, self.start = sampler, start
+
+    def __iter__(self) -> Iterator[tuple[Position, list[Cut]]]:
+        for pass_number in count(self.start.pass_number):
+            self.sampler.set_epoch(pass_number)
+            for index, cuts in enumerate(self.sampler):
+                position = Position(pass_number, index)
+                if position >= self.start:
+                    yield position, list(cuts)
+
+
+def training_sampler(
+    cuts: CutSet, utterances: int | None, seconds: float | None, buckets: int, seed: int
+) -> CutSampler:
+    """Random batches of so many utterances (the writeup's), or batches of like length, so many seconds with padding."""
+    if (utterances is None) == (seconds is None):
+        raise InputError(
+            f"batch.utterances={utterances} and batch.seconds={seconds}: exactly one of them must be set; "
+            "utterances gives random batches as in the writeup, seconds gives batches of like length; set the other "
+            "to null"
+        )
+    # One process has the whole stream; lhotse would otherwise ask torch.distributed.
+    single = {"world_size": 1, "rank": 0, "shuffle": True, "seed": seed}
+    if utterances is not None:
+        return SimpleCutSampler(cuts, max_cuts=utterances, **single)
+    longest = max(cut.duration for cut in cuts)
+    if seconds is not None and longest > seconds:
+        raise InputError(
+            f"batch.seconds={seconds}: the longest training utterance has {longest:.1f} s and must fit into a batch; "
+            "raise batch.seconds or lower data.max_seconds"
+        )
+    # It warns that lazily read cuts would need less memory; ours were read to be filtered and counted.
+    warnings.filterwarnings("ignore", message="You are using DynamicBucketingSampler with an eagerly read")
+    return DynamicBucketingSampler(cuts, max_duration=seconds, num_buckets=min(buckets, len(cuts)), **single)
+
+
+def training_batches(
+    dataset: UtteranceDataset, sampler: CutSampler, start: Position, workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Batches without end, from `start` on; the same for any number of workers."""
+    return _load(dataset, PassSampler(sampler, start), workers, pin_memory)
+
+
+def evaluation_batches(
+    dataset: UtteranceDataset, cuts: CutSet, seconds: float, workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Every cut once, in batches of like length, at most so many seconds with padding (one utterance at the least)."""
+    by_length = cuts.sort_by_duration(ascending=False)
+    sampler = SimpleCutSampler(by_length, max_duration=seconds, shuffle=False, world_size=1, rank=0)
+    numbered = [(Position(0, index), list(batch)) for index, batch in enumerate(sampler)]
+    return _load(dataset, numbered, workers, pin_memory)
+
+
+def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory: bool) -> Iterator[Batch]:
+    loader = DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pin_memory)  # type: ignore[arg-type]
+    for item in loader:
+        if isinstance(item, InputError):
+            raise item
+        yield item

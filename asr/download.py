@@ -1,0 +1,252 @@
+"""LibriSpeech's archives: fetch them so that a cut connection costs nothing, check them, unpack them safely."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import ssl
+import tarfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from gzip import BadGzipFile
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from asr.errors import InputError
+
+Progress = Callable[[str, int, int], None]
+"""Told what goes on ("download", "unpack", "index"), how much of it is done, and of how much (0 if unknown)."""
+
+TOP = "LibriSpeech"  # the folder that every archive holds
+TIMEOUT_SECONDS = 60
+TRIES = 4  # requests in a row that bring nothing new
+PASSING_ERRORS = {408, 429, 500, 502, 503, 504}  # HTTP answers that may be others a little later
+
+
+class Published(NamedTuple):
+    """What is known of a part: the MD5 of its PART.tar.gz, and how many utterances it has."""
+
+    md5: str
+    utterances: int
+
+
+LIBRISPEECH = {  # https://www.openslr.org/resources/12
+    "train-clean-100": Published("2a93770f6d5c6c964bc36631d331a522", 28_539),
+    "train-clean-360": Published("c0e676e450a7ff2f54aeade5171606fa", 104_014),
+    "train-other-500": Published("d1a0fd59409feb2c614ce4d30c387708", 148_688),
+    "dev-clean": Published("42e2234ba48799c1f50f24a7926300a1", 2_703),
+    "dev-other": Published("c8d0bcc9cca99d4f8b62fcc847357931", 2_864),
+    "test-clean": Published("32fa31d27d2e1cad72775fee3f4849a9", 2_620),
+    "test-other": Published("fb5a50374b501bb3bac4815ee91d3135", 2_939),
+}
+MINI_LIBRISPEECH = {  # https://www.openslr.org/resources/31
+    "train-clean-5": Published("5df7d4e78065366204ca6845bb08f490", 1_519),
+    "dev-clean-2": Published("6d7ab67ac6a1d2c993d050e16d61080d", 1_089),
+}
+PARTS = LIBRISPEECH | MINI_LIBRISPEECH
+
+
+def ensure_part(
+    root: Path,
+    part: str,
+    base_url: str,
+    archives_dir: Path,
+    progress: Progress | None = None,
+    keep_archives: bool = True,
+) -> Path:
+    """The folder root/PART, downloaded and unpacked unless it is there. Safe to call from several processes at once.
+
+    base_url:     the folder that holds PART.tar.gz, e.g. https://www.openslr.org/resources/12 or file:///disk
+    archives_dir: where PART.tar.gz is put; one that is there already is checked and used
+    raises:       InputError if the part is unknown, cannot be had or is corrupted
+    """
+    tree = root / part
+    if tree.is_dir():
+        return tree
+    if (root / TOP / part).is_dir():
+        raise InputError(f"root={root}: {part} must lie in it, but lies in {root / TOP}; set root={root / TOP}")
+    if part not in PARTS:
+        raise InputError(
+            f"part {part!r} is not in {root} and cannot be downloaded; "
+            f"the parts that can are {', '.join(PARTS)}; name one of them or put your own tree at {tree}"
+        )
+    archive = archives_dir / f"{part}.tar.gz"
+    try:
+        with _locked(archives_dir / f"{part}.lock"):
+            if not tree.is_dir():  # else another process made it while this one waited
+                fetch(f"{base_url.rstrip('/')}/{archive.name}", archive, PARTS[part].md5, progress)
+                unpack(archive, root, progress)
+            if not tree.is_dir():
+                raise InputError(f"{archive} holds no {TOP}/{part}; delete it and put another archive there")
+            if not keep_archives:
+                archive.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{part} cannot be put into {root}: {error}; choose folders that can be written and have room"
+        ) from error
+    return tree
+
+
+def fetch(url: str, path: Path, md5: str, progress: Progress | None = None, wait_seconds: float = 2.0) -> None:
+    """Downloads `url` to `path` by way of path.partial, which a later call goes on with; checks a file that is there.
+
+    md5:          of the whole file, in hexadecimal digits
+    wait_seconds: before the second try; doubled before each further one
+    raises:       InputError if the file cannot be had (what has come is kept) or is another one (nothing is kept)
+    """
+    if path.exists():
+        if (actual := _md5(path)) != md5:
+            raise InputError(f"{path} is corrupted: its MD5 is {actual}, not {md5}; delete it and run again")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    _receive_all(url, partial, md5, progress, wait_seconds)
+    if (actual := _md5(partial)) != md5:
+        size = partial.stat().st_size
+        partial.unlink()
+        raise InputError(
+            f"{url} gave a corrupted {path.name}: MD5 {actual} ({size:,} bytes), not {md5}; it was deleted; "
+            "run again for a fresh download, and set base_url to another mirror if that fails as well"
+        )
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _receive_all(url: str, partial: Path, md5: str, progress: Progress | None, wait_seconds: float) -> None:
+    """Asks for what is missing of `partial` until all has come; gives up after TRIES answers that brought nothing."""
+    most = _size(partial)
+    failures = 0
+    while True:
+        try:
+            return _receive(url, partial, progress)
+        except HTTPError as error:
+            problem = f"HTTP {error.code} {error.reason}"
+            if error.code == 416 and partial.exists():  # asked for bytes beyond the end: all is there, or too much
+                if _md5(partial) == md5:
+                    return
+                partial.unlink()
+            elif error.code not in PASSING_ERRORS:
+                raise InputError(_unavailable(url, partial, problem)) from error
+        except (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+            problem = str(getattr(error, "reason", None) or error or type(error).__name__)
+        except ValueError as error:  # not a URL
+            raise InputError(_unavailable(url, partial, str(error))) from error
+        failures = 0 if _size(partial) > most else failures + 1
+        most = max(most, _size(partial))
+        if failures >= TRIES:
+            raise InputError(_unavailable(url, partial, problem))
+        time.sleep(wait_seconds * 2 ** max(0, failures - 1))
+
+
+def _receive(url: str, partial: Path, progress: Progress | None) -> None:
+    """One request, for what is missing of `partial`; raises ConnectionError if the answer ends before its length."""
+    offset = _size(partial)
+    headers = {"User-Agent": "asr-ctc-suite", "Accept-Encoding": "identity"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    with urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as answer:
+        if offset and not _resumes(answer, offset):
+            offset = 0
+        length = answer.headers.get("Content-Length")
+        total = offset + int(length) if length else 0
+        free = shutil.disk_usage(partial.parent).free + (0 if offset else _size(partial))
+        if total - offset > free:
+            raise InputError(
+                f"{url} needs {(total - offset) / 1e9:.1f} GB more, but {partial.parent} has {free / 1e9:.1f} GB free; "
+                "free some or choose another folder for the archives"
+            )
+        with partial.open("ab" if offset else "wb") as file:
+            while (not total or offset < total) and (block := answer.read1(1 << 20)):
+                file.write(block)
+                offset += len(block)
+                if progress:
+                    progress("download", offset, total)
+    if offset < total:
+        raise ConnectionError(f"the connection ended after {offset:,} of {total:,} bytes")
+
+
+def _resumes(answer: HTTPResponse, offset: int) -> bool:
+    """Whether the answer goes on from `offset`; a server that knows no Range sends the whole file with status 200."""
+    return answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
+
+
+def _unavailable(url: str, partial: Path, problem: str) -> str:
+    archive = partial.with_suffix("")
+    kept = f" ({_size(partial):,} bytes have come; the next try goes on from there)" if _size(partial) else ""
+    return (
+        f"{url} cannot be downloaded: {problem}{kept}; run again later, set base_url to a mirror, "
+        f"or put the archive at {archive} or its unpacked tree into root by hand"
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one process at a time is inside; the others wait. The lock falls with its process, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def unpack(archive: Path, root: Path, progress: Progress | None = None) -> None:
+    """Moves LibriSpeech/PART of a tar archive to root/PART, and LibriSpeech/*.TXT to root unless they are there.
+
+    Nothing shows under its final name before all is unpacked; root/PART is never overwritten.
+    raises: InputError if the archive is broken, if root/PART is there, or if a member is anything but a plain file or
+            folder inside LibriSpeech
+    """
+    work = root / f".{archive.name}.unpacking"
+    shutil.rmtree(work, ignore_errors=True)  # of a call that was interrupted
+    work.mkdir(parents=True)
+    try:
+        with archive.open("rb") as file:
+            _extract(file, archive, work, root, progress)
+        os.sync()  # or a crash of the machine could leave empty files in a tree that looks complete
+        for entry in sorted((work / TOP).iterdir()):
+            if entry.is_dir() or not (root / entry.name).exists():
+                entry.rename(root / entry.name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _extract(file: IO[bytes], archive: Path, work: Path, root: Path, progress: Progress | None) -> None:
+    size = archive.stat().st_size
+    free = shutil.disk_usage(work).free
+    if size > free:  # FLAC does not shrink, so the tree is as large as its archive
+        raise InputError(f"{archive} needs {size / 1e9:.1f} GB in {root}, but {free / 1e9:.1f} GB are free; free some")
+
+    def checked(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo | None:
+        parts = PurePosixPath(member.name).parts
+        if parts[:1] != (TOP,) or ".." in parts or not (member.isfile() or member.isdir()):
+            raise InputError(
+                f"{archive}: member {member.name!r} is not a plain file or folder inside {TOP}/, "
+                "so nothing was unpacked; delete the archive and get it from a place you trust"
+            )
+        if len(parts) > 2 and (root / parts[1]).exists():
+            raise InputError(f"{root / parts[1]} is there and is never overwritten; move it away to unpack {archive}")
+        if progress:
+            progress("unpack", file.tell(), size)
+        return tarfile.data_filter(member, destination)
+
+    try:
+        with tarfile.open(fileobj=file) as tar:
+            tar.extractall(work, filter=checked)
+    except (tarfile.TarError, BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{archive} is broken: {error}; delete it and download it again") from error
+    if not (work / TOP).is_dir():
+        raise InputError(f"{archive} holds no folder {TOP}; delete it and download it again")

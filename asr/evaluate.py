@@ -1,0 +1,48 @@
+"""python -m asr.evaluate: word and character error rates of a checkpoint on parts of a corpus.
+
+python -m asr.evaluate checkpoint=outputs/runs/quickstart/best.pt data=synthetic
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from asr import artifacts, checkpoint
+from asr.build import build_compute, build_recognizer, load_parts, score_parts
+from asr.cli import entry_point
+from asr.console import console, print_results
+from asr.errors import InputError
+from asr.metrics import ErrorRates
+
+
+@entry_point("evaluate")
+def main(config: DictConfig) -> None:
+    """Scores every part, prints the table, and writes it with the utterances' errors."""
+    if OmegaConf.is_missing(config, "checkpoint"):
+        raise InputError("checkpoint is not given: name a file, such as checkpoint=outputs/runs/quickstart/best.pt")
+    results = run(config)
+    print_results(str(config.checkpoint), results)
+    console.print(f"Every utterance with its errors, worst first: {config.output_dir}")
+
+
+def run(config: DictConfig) -> dict[str, ErrorRates]:
+    """Error rates by part."""
+    path = Path(config.checkpoint)
+    saved = checkpoint.load(path)
+    compute = build_compute(config.device, config.precision)
+    recognizer = build_recognizer(OmegaConf.create(saved.config), seed=0)
+    checkpoint.load_weights(recognizer.model, saved.model, path)
+    recognizer.model.to(compute.device)
+    parts = load_parts(config.data, config.parts)
+    evaluations = score_parts(recognizer, compute, parts, config.eval_seconds, config.workers)
+    directory = Path(config.output_dir)
+    for part, evaluation in evaluations.items():
+        name = Path(part).name  # a part may be a file of cuts
+        artifacts.write_table(artifacts.error_rows(evaluation.scored), directory / "errors" / f"{name}.tsv")
+    results = {part: evaluation.rates for part, evaluation in evaluations.items()}
+    artifacts.write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Log-mel spectrograms, with room for masks between mel and log, as the writeup has it."""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchaudio.transforms import MelSpectrogram
+
+from asr.errors import InputError
+
+SpectrogramTransform = Callable[[Tensor], Tensor]
+
+
+class LogMel(nn.Module):
+    """Waveform -> log(mel + floor), one utterance at a time, so that no utterance sees the padding of another.
+
+    sample_rate:     samples a second of every waveform
+    n_fft, hop_samples: window and step of the Fourier transform, in samples; torchaudio's defaults are 400 and 200
+    n_mels:          mel filters, the height F of the picture
+    max_hz:          upper edge of the highest filter; null is half of the sample rate
+    floor:           added before the log, so silence is log(floor)
+    normalize:       "none" (the writeup) or "utterance": every mel bin to mean 0 and deviation 1 over the utterance
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int,
+        hop_samples: int,
+        n_mels: int,
+        max_hz: float | None,
+        floor: float,
+        normalize: str,
+    ) -> None:
+        super().__init__()
+        if normalize not in ("none", "utterance"):
+            raise InputError(f"features.normalize={normalize!r}: it is one of none, utterance")
+        self.sample_rate, self.hop_samples, self.n_mels = sample_rate, hop_samples, n_mels
+        self.floor, self.normalize = floor, normalize
+        self.shortest = n_fft // 2 + 1  # samples: fewer cannot be mirrored at their ends, so silence is added
+        # With the writeup's n_fft 400 and 128 mels some of the lowest filters fall between two frequencies and stay empty.
+        warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
+        self.mel = MelSpectrogram(sample_rate, n_fft=n_fft, hop_length=hop_samples, n_mels=n_mels, f_max=max_hz)
+
+    def frames(self, samples: int) -> int:
+        """Frames of an utterance of so many samples (the window is centred, so one more than whole steps)."""
+        return max(samples, self.shortest) // self.hop_samples + 1
+
+    def forward(self, waveform: Tensor, masks: Sequence[SpectrogramTransform] = ()) -> Tensor:
+        """waveform: (N,) samples in -1..1; masks: applied to mel (F, T), in order; returns (F, T) with `frames(N)`."""
+        mel = self.mel(F.pad(waveform, (0, max(0, self.shortest - len(waveform)))))
+        for mask in masks:
+            mel = mask(mel)
+        log_mel = torch.log(mel + self.floor)
+        if self.normalize == "utterance":
+            log_mel = (log_mel - log_mel.mean(1, keepdim=True)) / (log_mel.std(1, keepdim=True, correction=0) + 1e-2)
+        return log_mel

@@ -1,0 +1,102 @@
+"""Word and character errors: the one place that counts them, by jiwer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import jiwer
+
+
+class ErrorCounts(NamedTuple):
+    """Edits that turn a reference into a hypothesis; `length` is that of the reference, in words or characters."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    length: int
+
+    @property
+    def rate(self) -> float:
+        """Edits over the reference's length. An empty reference counts as one symbol long, so the rate stays finite."""
+        return (self.substitutions + self.deletions + self.insertions) / max(1, self.length)
+
+
+class Scored(NamedTuple):
+    """One utterance: what was said, what was recognised, and the errors in it."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    words: ErrorCounts
+    characters: ErrorCounts
+
+
+def score(id: str, reference: str, hypothesis: str) -> Scored:
+    """Counts the errors of one utterance; both texts are normalised already."""
+    return Scored(
+        id,
+        reference,
+        hypothesis,
+        _count(jiwer.process_words, reference, hypothesis),
+        _count(jiwer.process_characters, reference, hypothesis),
+    )
+
+
+def _count(process: Callable, reference: str, hypothesis: str) -> ErrorCounts:
+    edits = process(reference, hypothesis)
+    return ErrorCounts(
+        edits.substitutions, edits.deletions, edits.insertions, edits.hits + edits.substitutions + edits.deletions
+    )
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """Errors of a set of utterances, both ways: of the corpus (the field's) and the mean of utterances (the writeup's).
+
+    words, characters: summed counts; their `rate` is the corpus rate
+    mean_wer, mean_cer: mean over utterances of each utterance's rate
+    """
+
+    utterances: int
+    words: ErrorCounts
+    characters: ErrorCounts
+    mean_wer: float
+    mean_cer: float
+
+    @classmethod
+    def of(cls, scored: Sequence[Scored]) -> "ErrorRates":
+        """Sums up; of no utterance at all every count and rate is 0."""
+        n = max(1, len(scored))
+        return cls(
+            len(scored),
+            _sum([one.words for one in scored]),
+            _sum([one.characters for one in scored]),
+            sum(one.words.rate for one in scored) / n,
+            sum(one.characters.rate for one in scored) / n,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `from_json` makes the same again."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "ErrorRates":
+        """The inverse of `to_json`."""
+        return cls(**stored | {name: ErrorCounts(*stored[name]) for name in ("words", "characters")})
+
+    def as_metrics(self) -> dict[str, float]:
+        """Flat names, as they are logged."""
+        return {
+            "wer": self.words.rate,
+            "cer": self.characters.rate,
+            "mean_wer": self.mean_wer,
+            "mean_cer": self.mean_cer,
+            "word_substitutions": self.words.substitutions,
+            "word_deletions": self.words.deletions,
+            "word_insertions": self.words.insertions,
+            "words": self.words.length,
+        }
+
+
+def _sum(counts: Sequence[ErrorCounts]) -> ErrorCounts:
+    return ErrorCounts(*(sum(column) for column in zip(*counts, strict=True))) if counts else ErrorCounts(0, 0, 0, 0)

@@ -1,0 +1,111 @@
+"""Pictures for people: what augmentation does to an utterance, and how a training went. No window is ever opened."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+WIDTH_INCHES, DOTS_PER_INCH = 12.0, 100  # 1200 pixels wide
+TRAIN, DEV, OTHER = "#8a8f98", "#1f5fa8", "#d1662b"
+
+
+def spectrogram_pair(before: np.ndarray, after: np.ndarray, frame_seconds: float, title: str) -> Figure:
+    """The same utterance before and after augmentation, one above the other, in one colour scale.
+
+    before, after: (F, T) and (F, T') log-mel; the lengths may differ
+    raises:        ValueError if either is not of two dimensions or the numbers of mel bins differ
+    """
+    pictures = [np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)]
+    if any(picture.ndim != 2 for picture in pictures) or len(pictures[0]) != len(pictures[1]):
+        shapes = " and ".join(str(picture.shape) for picture in pictures)
+        raise ValueError(f"pictures of {shapes}: both must be (mel bins, frames) with as many mel bins")
+    figure = _figure(6.4)
+    low, high = _colour_range(*pictures)
+    axes = figure.subplots(2, 1, sharex=True)
+    for ax, picture, name in zip(axes, pictures, ("before", "after"), strict=True):
+        bins, frames = picture.shape
+        extent = (0.0, frames * frame_seconds, 0.0, float(bins))
+        image = ax.imshow(
+            picture, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=low, vmax=high,
+            interpolation="nearest",
+        )  # fmt: skip
+        ax.set_title(name, loc="left", fontsize=11)
+        ax.set_ylabel("mel bin")
+        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes[0].set_xlim(0.0, max(picture.shape[1] for picture in pictures) * frame_seconds)
+    axes[1].set_xlabel("seconds")
+    figure.colorbar(image, ax=axes, label="log-mel energy", extend="both", pad=0.015, aspect=35)
+    figure.suptitle(title, fontsize=13)
+    return figure
+
+
+def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss, error rates and learning rate by epoch; the best dev WER is marked.
+
+    history: of each epoch train_loss, dev_loss, dev_wer, dev_cer (shares, 0.25 is 25 %), learning_rate and, where it
+             does not count from 1, epoch; what is absent or None is a gap
+    """
+    epochs = np.array([record.get("epoch", number) for number, record in enumerate(history, start=1)])
+    figure = _figure(6.8)
+    panels = figure.subplot_mosaic([["loss", "errors"], ["rate", "rate"]], height_ratios=[2.6, 1.0])
+    loss, errors, rate = panels["loss"], panels["errors"], panels["rate"]
+    _curve(loss, epochs, _values(history, "train_loss"), TRAIN, "train")
+    _curve(loss, epochs, _values(history, "dev_loss"), DEV, "dev")
+    _curve(errors, epochs, 100 * _values(history, "dev_wer"), DEV, "WER")
+    _curve(errors, epochs, 100 * _values(history, "dev_cer"), OTHER, "CER")
+    lowest = _mark_lowest(errors, epochs, 100 * _values(history, "dev_wer"))
+    _curve(rate, epochs, _values(history, "learning_rate"), TRAIN, "")
+    for ax, name in ((loss, "CTC loss"), (errors, f"dev error rate, %{lowest}"), (rate, "learning rate")):
+        ax.set_title(name, loc="left", fontsize=11)
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        ax.set_xlim(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5)
+        ax.grid(color="#e4e6ea", linewidth=0.8)
+        ax.spines[["top", "right"]].set_visible(False)
+        if ax is not rate:
+            ax.legend(frameon=False)
+        if ax is not loss:
+            ax.set_ylim(bottom=0.0)
+    rate.yaxis.set_major_formatter("{x:g}")
+    return figure
+
+
+def _figure(height_inches: float) -> Figure:
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _colour_range(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """Masks are far below all speech, so the dark end comes from the picture that has none."""
+    finite = [picture[np.isfinite(picture)] for picture in (before, after)]
+    if not all(len(values) for values in finite):
+        return 0.0, 1.0
+    low = float(np.percentile(finite[0], 1.0))
+    high = max(float(np.percentile(values, 99.9)) for values in finite)
+    return low, max(high, low + 1e-3)
+
+
+def _values(history: Sequence[Mapping[str, float]], name: str) -> np.ndarray:
+    values = (record.get(name) for record in history)
+    numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def _curve(ax: Axes, epochs: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+    marker = "o" if len(epochs) <= 30 else None
+    ax.plot(epochs, values, color=colour, label=label, linewidth=1.8, marker=marker, markersize=4)
+
+
+def _mark_lowest(ax: Axes, epochs: np.ndarray, values: np.ndarray) -> str:
+    """A ring around the lowest value, and the words for the title."""
+    if not np.isfinite(values).any():
+        return ""
+    best = int(np.nanargmin(values))
+    ax.plot(epochs[best], values[best], "o", markersize=10, markerfacecolor="none", markeredgecolor=DEV)
+    return f"; lowest WER {values[best]:.1f} % in epoch {epochs[best]:g}"

@@ -1,0 +1,57 @@
+"""Text <-> symbol ids. The blank of CTC is 0, so the symbols of the alphabet count from 1."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from asr.errors import InputError
+
+BLANK = 0
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """The symbols that a model can write, in the order of their ids.
+
+    symbols: one character each, e.g. " abcdefghijklmnopqrstuvwxyz"; the space parts words
+    raises:  InputError if a symbol is missing, repeated or upper-case (texts are lower-cased before they are encoded)
+    """
+
+    symbols: str
+
+    def __post_init__(self) -> None:
+        repeated = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
+        if not self.symbols or repeated:
+            raise InputError(
+                f"alphabet {self.symbols!r}: every symbol must stand once, "
+                f"{'but ' + repr(''.join(repeated)) + ' stands more often' if repeated else 'but there is none'}; "
+                "mend the setting `alphabet`"
+            )
+        if self.symbols != self.symbols.lower():
+            raise InputError(
+                f"alphabet {self.symbols!r}: texts are lower-cased, so upper-case symbols would never occur; "
+                "write them in lower case"
+            )
+
+    @property
+    def size(self) -> int:
+        """The number of classes of the model: all symbols and the blank."""
+        return len(self.symbols) + 1
+
+    def normalize(self, text: str) -> str:
+        """Lower case, without characters outside the alphabet, words parted by one space each."""
+        kept = "".join(symbol for symbol in text.lower() if symbol in self.symbols or symbol.isspace())
+        return " ".join(kept.split())
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a normalised text; ValueError if a character is not in the alphabet."""
+        return [self.symbols.index(symbol) + 1 for symbol in text]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids that hold no blank."""
+        return "".join(self.symbols[i - 1] for i in ids)
+
+
+def frames_needed(symbols: Sequence[object]) -> int:
+    """The fewest output frames on which CTC can write `symbols` (text or ids): one each, and a blank between equals."""
+    return len(symbols) + sum(a == b for a, b in itertools.pairwise(symbols))

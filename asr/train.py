@@ -1,0 +1,324 @@
+"""python -m asr.train: train a recogniser, keep its best weights, score them on the test parts.
+
+python -m asr.train model=ds2_7gru data=clean
+python -m asr.train experiment=quickstart dry_run=true
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import Progress
+
+from asr import artifacts, checkpoint
+from asr.build import Data, Session, build_session, drops, score_parts
+from asr.checkpoint import TrainState
+from asr.cli import EXECUTION_KEYS, entry_point, run_name
+from asr.console import PartPlan, console, look_at, print_plan, print_results, progress_bar
+from asr.dataset import Batch, Position, evaluation_batches, training_batches
+from asr.errors import InputError
+from asr.loop import Compute, EpochSummary, Evaluation, StepMetrics, evaluate, train_epoch
+from asr.metrics import ErrorRates
+from asr.model import count_parameters
+from asr.pictures import learning_curves
+from asr.text import Alphabet
+from asr.tracking import Run, open_run
+
+GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment")
+
+
+def fit(
+    state: TrainState,
+    batches: Iterator[Batch],
+    dev_batches: Callable[[], Iterable[Batch]],
+    alphabet: Alphabet,
+    compute: Compute,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    max_grad_norm: float,
+    monitor: str,
+    on_step: Callable[[TrainState, StepMetrics], None],
+    on_epoch: Callable[[TrainState, bool], None],
+) -> None:
+    """Trains until `epochs` are done; after each it scores dev and tells on_epoch whether that is the best so far.
+
+    monitor: the dev score whose lowest value is the best: loss, wer, cer, mean_wer or mean_cer
+    """
+
+    def count_step(batch: Batch, metrics: StepMetrics) -> None:
+        state.step += 1
+        state.position = Position(batch.position.pass_number, batch.position.batch_index + 1)
+        on_step(state, metrics)
+
+    while state.epoch < epochs:
+        trained = train_epoch(
+            state.model, batches, steps_per_epoch, state.optimizer, state.scheduler, max_grad_norm, compute, count_step
+        )
+        dev = evaluate(state.model, dev_batches(), alphabet, compute)
+        state.epoch += 1
+        state.history.append(epoch_record(state, trained, dev))
+        score = dev.as_metrics()[monitor]
+        better = state.best is None or score < state.best
+        state.best = score if better else state.best
+        on_epoch(state, better)
+
+
+def epoch_record(state: TrainState, trained: EpochSummary, dev: Evaluation) -> dict[str, Any]:
+    """What an epoch leaves in history.jsonl and MLflow; audio_seconds_per_second includes waiting for data."""
+    return {
+        "epoch": state.epoch,
+        "step": state.step,
+        "learning_rate": state.scheduler.get_last_lr()[0],
+        "train_loss": trained.loss,
+        "train_grad_norm": trained.grad_norm,
+        "train_utterances": trained.utterances,
+        "train_padding_share": trained.padding_share,
+        "train_wall_seconds": trained.wall_seconds,
+        "train_audio_seconds_per_second": trained.audio_seconds / trained.wall_seconds,
+        "dev_unalignable": dev.unalignable,
+        "dev_wall_seconds": dev.wall_seconds,
+        **{f"dev_{name}": value for name, value in dev.as_metrics().items()},
+    }
+
+
+@entry_point("train")
+def main(config: DictConfig) -> None:
+    """The command: one run, named by its overrides."""
+    hydra = HydraConfig.get()
+    choices = {group: str(hydra.runtime.choices.get(group) or "") for group in GROUPS}
+    run(config, run_name(list(hydra.overrides.task)), choices)
+
+
+def run(config: DictConfig, name: str, choices: Mapping[str, str]) -> dict[str, ErrorRates]:
+    """From plan to results by test part; empty after a dry run. In its directory a run goes on where it stopped."""
+    directory = Path(config.output_dir)
+    session = build_session(config)
+    print_plan(f"{name}: the plan", plan_parts(session.data), plan_facts(config, session, directory))
+    if config.dry_run:
+        remove_if_empty(directory)
+        return {}
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if config.fresh:
+        set_aside(directory)
+    state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
+    restore(state, directory, plain)
+    if (directory / "results.json").exists():
+        return show_finished(directory, name)
+
+    directory.mkdir(parents=True, exist_ok=True)
+    artifacts.write_json(plain, directory / "config.json")
+    with open_tracked(config, name, choices, plain, directory) as tracked:
+        train(state, session, config, plain, directory, tracked)
+        results = test(session, config, directory, tracked)
+    print_results(f"{name}: best.pt on the test parts", results)
+    console.print(f"Everything is in {directory}. Compare runs: {look_at(config.tracking.uri)}")
+    return results
+
+
+def plan_parts(data: Data) -> list[PartPlan]:
+    """A line for each part of the data, and one for all of the training data."""
+    rows = [
+        PartPlan(role, part, len(selection.kept), selection.hours, drops(selection))
+        for role, parts in (("train", data.train), ("dev", data.dev), ("test", data.test))
+        for part, selection in parts.items()
+    ]
+    return rows
+
+
+def plan_facts(config: DictConfig, session: Session, directory: Path) -> dict[str, str]:
+    """What the run is about to do, by name."""
+    batch, steps = config.batch, session.steps_per_epoch
+    of_what = f"{batch.utterances} random utterances" if batch.utterances else f"{batch.seconds:g} s of like length"
+    rate = session.recognizer.features.sample_rate
+    cuts = [cut for parts in vars(session.data).values() for selection in parts.values() for cut in selection.kept]
+    resampled = sum(cut.sampling_rate != rate for cut in cuts)
+    facts = {
+        "model": f"{count_parameters(session.recognizer.model):,} parameters",
+        "training": f"{config.epochs} epochs of {steps:,} steps: {config.epochs * steps:,} steps of {of_what}",
+        "device": f"{session.compute.device}, {'bf16' if session.compute.bf16 else 'float32'}",
+        "results": str(directory),
+        "tracking": f"{config.tracking.uri}, experiment {config.tracking.experiment}",
+    }
+    if config.init_from:
+        there = "" if Path(config.init_from).exists() else " (not there yet)"
+        facts["weights from"] = f"{config.init_from}{there}"
+    if resampled:
+        facts["resampled"] = f"{resampled:,} utterances have another sample rate than {rate} Hz; they are resampled"
+    return facts
+
+
+def remove_if_empty(directory: Path) -> None:
+    """Hydra makes the directory before we know whether anything will be written."""
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
+
+
+def set_aside(directory: Path) -> None:
+    """Renames what an earlier run left to NAME.old-1, NAME.old-2, ..."""
+    if directory.is_dir() and any(directory.iterdir()):
+        number = 1 + sum(1 for _ in directory.parent.glob(f"{directory.name}.old-*"))
+        directory.rename(directory.with_name(f"{directory.name}.old-{number}"))
+
+
+def restore(state: TrainState, directory: Path, config: dict[str, Any]) -> None:
+    """Goes on from last.pt if the directory has one, else takes the weights of init_from, if any."""
+    last = directory / "last.pt"
+    if last.exists():
+        saved = checkpoint.load(last)
+        differing = checkpoint.differences(saved.config, config, ignore=EXECUTION_KEYS)
+        if differing:
+            raise InputError(
+                f"{directory} holds a run with another config ({'; '.join(differing)}): only the same command goes on "
+                "with it. fresh=true starts over and keeps the old under another name; so does another output_dir"
+            )
+        state.restore(saved, last)
+        console.print(f"Goes on from {last}: epoch {state.epoch} is done, step {state.step:,}.")
+    elif config["init_from"]:
+        path = Path(config["init_from"])
+        checkpoint.load_weights(state.model, checkpoint.load(path).model, path)
+
+
+def show_finished(directory: Path, name: str) -> dict[str, ErrorRates]:
+    """The results of a run that needs no more training."""
+    stored = json.loads((directory / "results.json").read_text())
+    results = {part: ErrorRates.from_json(rates) for part, rates in stored.items()}
+    print_results(f"{name}: finished before (fresh=true trains it again)", results)
+    return results
+
+
+def open_tracked(
+    config: DictConfig, name: str, choices: Mapping[str, str], plain: dict[str, Any], directory: Path
+) -> Run:
+    """The run's MLflow run: the one that it had before it was stopped, or a new one."""
+    memory = directory / "mlflow.json"
+    known = json.loads(memory.read_text()) if memory.exists() else {}
+    settings = config.tracking
+    tracked = open_run(
+        settings.uri,
+        settings.experiment,
+        name,
+        choices,
+        plain,
+        run_id=known.get("run_id") if known.get("uri") == settings.uri else None,
+        system_metrics_seconds=settings.system_metrics_seconds,
+    )
+    artifacts.write_json({"uri": settings.uri, "run_id": tracked.run_id}, memory)
+    return tracked
+
+
+def train(
+    state: TrainState, session: Session, config: DictConfig, plain: dict[str, Any], directory: Path, tracked: Run
+) -> None:
+    """Runs `fit` with everything that watches it: progress, MLflow, history.jsonl, checkpoints."""
+    dataset = session.recognizer.dataset(session.augment, config.seed)
+    for path in artifacts.write_augmentation(dataset, session.data.training_cuts()[0], directory / "augmentation"):
+        tracked.log_file(path, "augmentation")
+    batches = training_batches(dataset, session.sampler, Position(*state.position), config.workers, session.compute.pin_memory)
+    plain_dataset, dev_cuts = session.recognizer.dataset(None, config.seed), session.data.dev_cuts()
+
+    def dev_batches() -> Iterator[Batch]:
+        return evaluation_batches(
+            plain_dataset, dev_cuts, config.batch.eval_seconds, config.workers, session.compute.pin_memory
+        )
+
+    with progress_bar() as bar:
+        watch = Watch(state, bar, tracked, directory, plain, config.epochs * session.steps_per_epoch)
+        fit(
+            state,
+            batches,
+            dev_batches,
+            session.recognizer.alphabet,
+            session.compute,
+            epochs=config.epochs,
+            steps_per_epoch=session.steps_per_epoch,
+            max_grad_norm=config.max_grad_norm,
+            monitor=config.monitor,
+            on_step=watch.step,
+            on_epoch=watch.epoch,
+        )
+
+
+class Watch:
+    """Shows, logs and saves what `fit` reports."""
+
+    def __init__(
+        self, state: TrainState, bar: Progress, tracked: Run, directory: Path, config: dict[str, Any], total_steps: int
+    ) -> None:
+        self.bar, self.tracked, self.directory, self.config = bar, tracked, directory, config
+        self.log_every = config["tracking"]["log_every"]
+        self.task = bar.add_task("", total=total_steps, completed=state.step, figures="")
+
+    def step(self, state: TrainState, metrics: StepMetrics) -> None:
+        """Every step moves the bar; every log_every-th is logged."""
+        speed = metrics.audio_seconds / metrics.wall_seconds
+        self.bar.update(
+            self.task,
+            completed=state.step,
+            description=f"epoch {state.epoch + 1}/{self.config['epochs']}",
+            figures=f"loss {metrics.loss:.3f}  lr {metrics.learning_rate:.2e}  {speed:.0f} audio-s/s",
+        )
+        if state.step % self.log_every == 0:
+            self.tracked.log_metrics(
+                {
+                    "step/loss": metrics.loss,
+                    "step/learning_rate": metrics.learning_rate,
+                    "step/grad_norm": metrics.grad_norm,
+                    "step/audio_seconds_per_second": speed,
+                    "step/padding_share": metrics.padding_share,
+                },
+                state.step,
+            )
+
+    def epoch(self, state: TrainState, better: bool) -> None:
+        """Saves first, then tells: a line on the terminal, history.jsonl, MLflow."""
+        saved = state.to_checkpoint(self.config)
+        checkpoint.save(saved, self.directory / "last.pt")
+        if better:
+            checkpoint.save(saved, self.directory / "best.pt")
+        lines = "".join(json.dumps(record) + "\n" for record in state.history)
+        (self.directory / "history.jsonl").write_text(lines)
+        record = state.history[-1]
+        self.tracked.log_metrics(
+            {key.replace("_", "/", 1): value for key, value in record.items() if key.startswith(("train_", "dev_"))},
+            state.step,
+        )
+        self.bar.console.print(
+            f"epoch {state.epoch:>3}/{self.config['epochs']}  train loss {record['train_loss']:.3f}  "
+            f"dev loss {record['dev_loss']:.3f}  WER {record['dev_wer']:.2%}  CER {record['dev_cer']:.2%}  "
+            f"lr {record['learning_rate']:.2e}  {record['train_audio_seconds_per_second']:.0f} audio-s/s  "
+            f"{record['train_wall_seconds'] + record['dev_wall_seconds']:.0f} s{'  best' if better else ''}"
+        )
+
+
+def test(session: Session, config: DictConfig, directory: Path, tracked: Run) -> dict[str, ErrorRates]:
+    """Scores best.pt on every test part, once, and writes what people look at."""
+    best = directory / "best.pt"
+    saved = checkpoint.load(best)
+    checkpoint.load_weights(session.recognizer.model, saved.model, best)
+    results = {}
+    evaluations = score_parts(
+        session.recognizer, session.compute, session.data.test, config.batch.eval_seconds, config.workers
+    )
+    for part, evaluation in evaluations.items():
+        results[part] = evaluation.rates
+        rows = artifacts.error_rows(evaluation.scored)
+        artifacts.write_table(rows, directory / "errors" / f"{part}.tsv")
+        tracked.log_table(rows, f"errors/{part}")
+        tracked.log_metrics(
+            {f"{part}/{name}": v for name, v in evaluation.as_metrics().items()}, saved.progress["step"]
+        )
+    artifacts.write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
+    curves = directory / "learning_curves.png"
+    learning_curves(saved.history).savefig(curves)
+    for path in (directory / "results.json", directory / "history.jsonl", curves):
+        tracked.log_file(path)
+    tracked.log_file(best, "checkpoints")
+    return results
+
+
+if __name__ == "__main__":
+    main()

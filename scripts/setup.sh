@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Make .venv and install the project with the extras that every script here needs. Does nothing when it is up to date.
+#   bash scripts/setup.sh            PYTHON=python3.12 picks the interpreter
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+stamp=.venv/installed-from
+if [ -f "$stamp" ] && cmp -s pyproject.toml "$stamp"; then
+  exit 0
+fi
+python=${PYTHON:-python3}
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  echo "$python is not Python 3.11 or newer; name one that is: PYTHON=python3.12 bash $0" >&2
+  exit 1
+fi
+echo "Installing into .venv (a few minutes and about 7 GB the first time: torch is most of it)"
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[synthetic,dev]'
+cp pyproject.toml "$stamp"

@@ -1,0 +1,205 @@
+"""From audio files to batches: the same for any number of workers, new in every pass, complete."""
+
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from audiomentations import AddGaussianNoise
+from lhotse import CutSet, Recording, SupervisionSegment
+from lhotse.cut import MonoCut
+from torchaudio.transforms import FrequencyMasking, TimeMasking
+
+from asr.augment import Augment, Sometimes, seeded
+from asr.dataset import (
+    Position,
+    UtteranceDataset,
+    evaluation_batches,
+    load_audio,
+    training_batches,
+    training_sampler,
+)
+from asr.errors import InputError
+from asr.features import LogMel
+from asr.text import Alphabet
+
+LETTERS = Alphabet(" abcdefghijklmnopqrstuvwxyz")
+NOISY = Augment(
+    wave=[AddGaussianNoise(0.001, 0.01, p=0.5)],
+    spectrogram=[Sometimes(FrequencyMasking(8), 0.5), Sometimes(TimeMasking(20), 0.5)],
+)
+
+
+def log_mel(**changes):
+    settings = {
+        "sample_rate": 16000,
+        "n_fft": 400,
+        "hop_samples": 200,
+        "n_mels": 20,
+        "max_hz": None,
+        "floor": 1e-5,
+        "normalize": "none",
+    }
+    return LogMel(**(settings | changes))
+
+
+def make_cut(folder, id, seconds, text="hello", rate=16000):
+    samples = np.random.default_rng(len(id)).normal(0, 0.1, int(seconds * rate)).astype(np.float32)
+    path = folder / f"{id}.flac"
+    soundfile.write(path, samples, rate)
+    recording = Recording.from_file(path)
+    supervision = SupervisionSegment(id, id, 0, recording.duration, text=text)
+    return MonoCut(id, 0, recording.duration, 0, [supervision], recording=recording)
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audio")
+    return CutSet.from_cuts(make_cut(folder, f"u{i:02}", 0.3 + 0.1 * (i % 11)) for i in range(23))
+
+
+def same(a, b):
+    return a.ids == b.ids and torch.equal(a.features, b.features) and torch.equal(a.targets, b.targets)
+
+
+@pytest.mark.parametrize("batching", [{"utterances": 4, "seconds": None}, {"utterances": None, "seconds": 4.0}])
+def test_batches_are_the_same_for_any_number_of_workers(cuts, batching):
+    streams = []
+    for workers in (0, 1, 3):
+        sampler = training_sampler(cuts, **batching, buckets=3, seed=5)
+        dataset = UtteranceDataset(LETTERS, log_mel(), NOISY, seed=5)
+        streams.append(list(islice(training_batches(dataset, sampler, Position(0, 0), workers, False), 12)))
+    for other in streams[1:]:
+        assert all(same(a, b) for a, b in zip(streams[0], other, strict=True))
+
+
+@pytest.mark.parametrize("batching", [{"utterances": 4, "seconds": None}, {"utterances": None, "seconds": 4.0}])
+def test_the_stream_goes_on_from_any_position(cuts, batching):
+    """What a resumed run reads is what it would have read."""
+    dataset = UtteranceDataset(LETTERS, log_mel(), NOISY, seed=5)
+
+    def stream(start):
+        return training_batches(dataset, training_sampler(cuts, **batching, buckets=3, seed=5), start, 0, False)
+
+    whole = list(islice(stream(Position(0, 0)), 14))
+    for done in (1, 5, 6, 13):
+        before = whole[done - 1].position
+        resumed = next(stream(Position(before.pass_number, before.batch_index + 1)))
+        assert same(resumed, whole[done])
+
+
+@pytest.mark.parametrize("batching", [{"utterances": 4, "seconds": None}, {"utterances": None, "seconds": 4.0}])
+def test_a_pass_holds_every_utterance_once_in_another_order(cuts, batching):
+    sampler = training_sampler(cuts, **batching, buckets=3, seed=5)
+    dataset = UtteranceDataset(LETTERS, log_mel(), None, seed=5)
+    orders = {0: [], 1: []}
+    for batch in training_batches(dataset, sampler, Position(0, 0), 0, False):
+        if batch.position.pass_number == 2:
+            break
+        orders[batch.position.pass_number] += batch.ids
+    assert Counter(orders[0]) == Counter(orders[1]) == Counter(cut.id for cut in cuts)
+    assert orders[0] != orders[1]
+
+
+def test_batches_of_like_length_hold_no_more_than_their_seconds(cuts):
+    sampler = training_sampler(cuts, None, 4.0, buckets=3, seed=5)
+    for batch in sampler:
+        assert max(cut.duration for cut in batch) * len(batch) <= 4.0
+
+
+def test_augmentation_depends_on_seed_pass_and_utterance_alone(cuts):
+    always = Augment(wave=[AddGaussianNoise(0.001, 0.01, p=1.0)])
+    cut = cuts[0]
+
+    def features(seed, pass_number, augment=always):
+        return UtteranceDataset(LETTERS, log_mel(), augment, seed).utterance(cut, pass_number).features
+
+    torch.testing.assert_close(features(1, 0), features(1, 0), atol=0, rtol=0)
+    assert not torch.equal(features(1, 0), features(1, 1))
+    assert not torch.equal(features(1, 0), features(2, 0))
+    assert not torch.equal(features(1, 0), features(1, 0, augment=None))
+    plain = Augment()
+    assert torch.equal(features(1, 0, augment=plain), features(2, 3, augment=None))
+
+
+def test_seeding_an_utterance_leaves_the_global_generators_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    first = torch.rand(1)
+    with seeded(1, "x"):
+        inside = torch.rand(3)
+    assert torch.equal(torch.cat((first, torch.rand(1))), expected)
+    with seeded(1, "x"):
+        assert torch.equal(torch.rand(3), inside)
+
+
+def test_evaluation_sees_every_utterance_once_without_augmentation(cuts):
+    dataset = UtteranceDataset(LETTERS, log_mel(), None, seed=0)
+    batches = list(evaluation_batches(dataset, cuts, seconds=3.0, workers=0, pin_memory=False))
+    assert Counter(id for batch in batches for id in batch.ids) == Counter(cut.id for cut in cuts)
+    assert all(batch.lengths.max() * len(batch.ids) <= 3.0 * 80 + len(batch.ids) for batch in batches)
+    assert max(batch.padding_share for batch in batches) < 0.5
+
+
+def test_a_batch_is_padded_behind_its_lengths(cuts):
+    dataset = UtteranceDataset(LETTERS, log_mel(), None, seed=0)
+    batch = dataset[(Position(0, 0), [cuts[0], cuts[10]])]
+    assert batch.features.shape == (2, 20, int(batch.lengths.max()))
+    assert batch.lengths.tolist() == [round(cut.duration * 80) + 1 for cut in (cuts[0], cuts[10])]
+    assert (batch.features[0, :, batch.lengths[0] :] == 0).all()
+    alone = dataset[(Position(0, 0), [cuts[0]])]
+    assert torch.equal(alone.features[0], batch.features[0, :, : batch.lengths[0]])
+    assert batch.references == ["hello", "hello"]
+    assert batch.targets[0].tolist() == LETTERS.encode("hello")
+
+
+def test_another_rate_is_resampled(tmp_path):
+    cut = make_cut(tmp_path, "low", 0.5, rate=8000)
+    assert load_audio(cut, 16000).shape == (8000,)
+
+
+def test_a_file_that_cannot_be_read_is_named_even_from_a_worker(tmp_path):
+    cut = make_cut(tmp_path, "broken", 0.5)
+    (tmp_path / "broken.flac").write_bytes(b"no audio")
+    dataset = UtteranceDataset(LETTERS, log_mel(), None, seed=0)
+    for workers in (0, 1):
+        with pytest.raises(InputError, match=r"broken.*prepare"):
+            list(evaluation_batches(dataset, CutSet.from_cuts([cut]), 10.0, workers, False))
+
+
+@pytest.mark.parametrize(("utterances", "seconds"), [(None, None), (4, 10.0)])
+def test_batches_are_of_one_kind(cuts, utterances, seconds):
+    with pytest.raises(InputError, match="exactly one"):
+        training_sampler(cuts, utterances, seconds, buckets=2, seed=0)
+
+
+def test_the_longest_utterance_must_fit_into_a_batch(cuts):
+    with pytest.raises(InputError, match="longest"):
+        training_sampler(cuts, None, 1.0, buckets=2, seed=0)
+
+
+def test_features_are_torchaudios_with_masks_before_the_log():
+    from torchaudio.transforms import MelSpectrogram
+
+    samples = torch.randn(4000) * 0.1
+    features = log_mel(n_mels=128)
+    mel = MelSpectrogram(16000)(samples)  # its defaults are the writeup's
+    torch.testing.assert_close(features(samples), torch.log(mel + 1e-5))
+    masked = features(samples, [lambda m: m * 0])
+    torch.testing.assert_close(masked, torch.full_like(mel, 1e-5).log())
+    assert features.frames(4000) == mel.shape[1]
+
+
+def test_normalised_features_have_mean_0_and_deviation_1():
+    features = log_mel(normalize="utterance")(torch.randn(8000))
+    torch.testing.assert_close(features.mean(1), torch.zeros(20), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.std(1), torch.ones(20), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 150, 200, 201])
+def test_the_shortest_utterances_have_frames(samples):
+    features = log_mel()
+    assert features(torch.randn(samples)).shape == (20, features.frames(samples))

@@ -1,0 +1,121 @@
+"""DeepSpeech2: the published sizes, and outputs that no neighbour and no padding can change."""
+
+import pytest
+import torch
+from torch import nn
+
+from asr.errors import InputError
+from asr.model import BidirectionalGRU, DeepSpeech2, MaskedBatchNorm2d, count_parameters, reversal
+
+CONV_41 = {"channels": 4, "kernel": [41, 11], "stride": [2, 2]}
+CONV_21 = {"channels": 4, "kernel": [21, 11], "stride": [2, 1]}
+
+
+def small_model(**changes):
+    torch.manual_seed(0)
+    settings = {
+        "convs": [CONV_41, CONV_41, CONV_21],
+        "conv_norm": True,
+        "gru_layers": 2,
+        "gru_size": 8,
+        "dropout": 0.0,
+        "output_norm": True,
+        "n_mels": 32,
+        "n_classes": 5,
+    }
+    return DeepSpeech2(**(settings | changes))
+
+
+def test_output_is_the_same_alone_and_in_any_batch():
+    """Lengths from one frame up, padding full of nan: neither neighbours nor padding reach an utterance."""
+    model = small_model().eval()
+    lengths = torch.tensor([1, 2, 3, 4, 5, 17, 60, 61, 100])
+    features = torch.randn(len(lengths), 32, 110)
+    for row, length in zip(features, lengths, strict=True):
+        row[:, length:] = torch.nan
+    log_probs, frames = model(features, lengths)
+    for i, length in enumerate(lengths):
+        alone, frames_alone = model(features[i : i + 1, :, :length], lengths[i : i + 1])
+        assert frames[i] == frames_alone[0] == alone.shape[1]
+        torch.testing.assert_close(log_probs[i, : frames[i]], alone[0], atol=1e-5, rtol=0)
+
+
+def test_training_statistics_leave_padding_out():
+    """In training mode too, a batch means the same whatever is padded behind it."""
+    lengths = torch.tensor([30, 41, 7])
+    features = torch.randn(3, 32, 41)
+    outputs, gradients, running = [], [], []
+    for padding in (0, 50):
+        model = small_model().train()
+        padded = torch.cat((features, torch.randn(3, 32, padding)), 2)
+        log_probs, frames = model(padded, lengths)
+        valid = torch.cat([row[:n] for row, n in zip(log_probs, frames, strict=True)])
+        valid[:, 1].sum().backward()
+        outputs.append(valid)
+        gradients.append(model.convs[0].weight.grad)
+        running.append(model.norms[1].running_var)
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(running[0], running[1])
+
+
+def test_masked_batch_norm_is_batch_norm_where_nothing_is_padded():
+    ours, theirs = MaskedBatchNorm2d(4), nn.BatchNorm2d(4)
+    x = torch.randn(3, 4, 8, 20) * 3 + 1
+    torch.testing.assert_close(ours(x, torch.ones(3, 1, 1, 20)), theirs(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+
+
+def test_bidirectional_layer_is_torchs_packed_one():
+    """Our reversed forward GRU and torch's bidirectional GRU over packed sequences agree, outputs and gradients."""
+    ours, theirs = BidirectionalGRU(6, 5), nn.GRU(6, 5, bidirectional=True)
+    for name, weight in ours.ahead.named_parameters():
+        getattr(theirs, name).data.copy_(weight)
+    for name, weight in ours.back.named_parameters():
+        getattr(theirs, f"{name}_reverse").data.copy_(weight)
+    lengths = torch.tensor([9, 4, 1])
+    x = torch.randn(9, 3, 6)
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths)
+    expected, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0])
+    valid = (torch.arange(9)[:, None] < lengths)[..., None]
+    actual = ours(x, reversal(lengths, 9)) * valid
+    torch.testing.assert_close(actual, expected)
+    actual.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(ours.back.weight_ih_l0.grad, theirs.weight_ih_l0_reverse.grad)
+    torch.testing.assert_close(ours.ahead.weight_hh_l0.grad, theirs.weight_hh_l0.grad)
+
+
+@pytest.mark.parametrize("convs", [[CONV_41, CONV_21], [CONV_41, CONV_41, CONV_21]])
+def test_output_lengths_are_those_of_the_convolutions(convs):
+    model = small_model(convs=convs).eval()
+    lengths = torch.arange(1, 201)
+    with torch.inference_mode():
+        shapes = [model(torch.randn(1, 32, n), torch.tensor([n])).log_probs.shape[1] for n in lengths[::13].tolist()]
+    assert model.output_lengths(lengths)[::13].tolist() == shapes
+    halvings = len(convs) - 1
+    expected = lengths
+    for _ in range(halvings):
+        expected = (expected + 1) // 2
+    assert model.output_lengths(lengths).tolist() == expected.tolist()
+
+
+def test_probabilities_sum_to_one():
+    log_probs, _ = small_model()(torch.randn(2, 32, 40), torch.tensor([40, 11]))
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(2, 10))
+
+
+def test_wrong_shapes_are_refused():
+    model = small_model()
+    with pytest.raises(ValueError, match="32"):
+        model(torch.randn(1, 40, 20), torch.tensor([20]))
+    for length in (0, 21):
+        with pytest.raises(ValueError, match=f"{length}"):
+            model(torch.randn(1, 32, 20), torch.tensor([length]))
+    with pytest.raises(InputError, match="conv"):
+        small_model(convs=[])
+
+
+def test_parameters_are_counted():
+    assert count_parameters(nn.Linear(3, 2)) == 8
