@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from asr.augment import Augment
 from asr.corpus import Selection, load_cuts, select
 from asr.dataset import UtteranceDataset, evaluation_batches, training_sampler
-from asr.errors import InputError
+from asr.errors import InputError, first_line
 from asr.features import LogMel
 from asr.loop import Compute, Evaluation, evaluate
 from asr.model import DeepSpeech2
@@ -84,8 +84,9 @@ def build_compute(device: str, precision: str) -> Compute:
         resolved = torch.device(name)
         torch.zeros(1, device=resolved)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"device={device}: torch cannot use it ({reason}); device=cpu always works") from error
+        raise InputError(
+            f"device={device}: torch cannot use it ({first_line(error)}); device=cpu always works"
+        ) from error
     return Compute(resolved, bf16=precision == "bf16" or (precision == "auto" and resolved.type == "cuda"))
 
 
@@ -137,7 +138,8 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
         reasons = ", ".join(f"{drops(selection)} of {source}" for source, selection in train.items())
         raise InputError(
             f"data.train={list(config.train)}: no utterance is left after filtering ({reasons}); raise "
-            f"data.max_seconds ({config.max_seconds}) or data.max_characters ({config.max_characters}), or train on other parts"
+            f"data.max_seconds ({config.max_seconds}) or data.max_characters ({config.max_characters}), or train on "
+            "other parts"
         )
     seen: dict[str, str] = {}
     for role, parts in (("train", data.train), ("dev", data.dev), ("test", data.test)):

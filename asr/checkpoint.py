@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from asr.errors import InputError
+from asr.errors import InputError, first_line
 
 FORMAT = 1
 
@@ -57,8 +57,9 @@ def load(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"checkpoint {path}: cannot be read ({reason}); use another, such as last.pt") from error
+        raise InputError(
+            f"checkpoint {path}: cannot be read ({first_line(error)}); use another, such as last.pt"
+        ) from error
     names = {field.name for field in fields(Checkpoint)}
     if not isinstance(content, dict) or set(content) != names or content["format"] != FORMAT:
         raise InputError(

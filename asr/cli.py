@@ -9,7 +9,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,7 +30,15 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
-        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+        def job(config: DictConfig) -> None:
+            try:
+                task(config)
+            except InputError as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # the other jobs still run, and Hydra says which one it was
+                _fail(str(error))
+
+        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would else print in its own way
@@ -56,7 +66,8 @@ def _explain(error: Exception, config_name: str) -> str:
     message = str(error).split("Config search path:")[0]
     key = re.search(r"Could not override '([^'=]+)'", message)
     if key is None:
-        return re.sub(r"\s*\n\s*", " ", message.strip())
+        override = getattr(error, "override", None)  # which the messages of Hydra's parser do not name
+        return (f"{override}: " if override else "") + re.sub(r"\s*\n\s*", " ", message.strip())
     parent, _, name = key[1].strip("+~").rpartition(".")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose(config_name)

@@ -48,8 +48,10 @@ def print_facts(facts: Mapping[str, str]) -> None:
 
 def look_at(tracking_uri: str) -> str:
     """What a person does to see the runs that were logged there."""
-    return f"open {tracking_uri}" if "://" not in tracking_uri or tracking_uri.startswith("http") else (
-        f".venv/bin/mlflow ui --backend-store-uri {tracking_uri}"
+    return (
+        f"open {tracking_uri}"
+        if "://" not in tracking_uri or tracking_uri.startswith("http")
+        else (f".venv/bin/mlflow ui --backend-store-uri {tracking_uri}")
     )
 
 

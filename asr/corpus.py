@@ -10,7 +10,7 @@ from pathlib import Path
 from lhotse import CutSet, MonoCut
 from lhotse.cut import Cut
 
-from asr.errors import InputError
+from asr.errors import InputError, first_line
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".yaml", ".yaml.gz")  # of lhotse's cut sets
 TOLERANCE_SECONDS = 0.025  # lhotse's own: by so much a cut may pass the end of its recording
@@ -61,8 +61,7 @@ def _read(path: Path, way_out: str) -> list[Cut]:
         loaded = CutSet.from_file(path)
         cuts = list(loaded) if loaded is not None else []
     except Exception as error:  # whatever lhotse, json, yaml and gzip raise at a file that is something else
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} cannot be read as a lhotse CutSet: {reason}; {way_out}") from error
+        raise InputError(f"{path} cannot be read as a lhotse CutSet: {first_line(error)}; {way_out}") from error
     finally:
         gc.enable()
     if not cuts or not isinstance(cuts[0], Cut):

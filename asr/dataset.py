@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr.augment import Augment, seeded
-from asr.errors import InputError
+from asr.errors import InputError, first_line
 from asr.features import LogMel
 from asr.text import Alphabet
 
@@ -69,9 +69,8 @@ def load_audio(cut: Cut, sample_rate: int) -> np.ndarray:
         return cut.load_audio()[0]
     except Exception as error:  # whatever lhotse's many readers raise
         source = cut.recording.sources[0].source if isinstance(cut, MonoCut) else cut.id
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{cut.id}: its audio {source} cannot be read ({reason}); restore the file, "
+            f"{cut.id}: its audio {source} cannot be read ({first_line(error)}); restore the file, "
             "or run python -m asr.prepare again to leave the utterance out"
         ) from error
 
@@ -180,7 +179,14 @@ def evaluation_batches(
 
 
 def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory: bool) -> Iterator[Batch]:
-    loader = DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pin_memory)  # type: ignore[arg-type]
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,  # type: ignore[arg-type]
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else it draws from the global one, which dropout uses
+    )
     for item in loader:
         if isinstance(item, InputError):
             raise item

@@ -1,5 +1,10 @@
-"""The one exception that an entry point shows as a paragraph instead of a traceback."""
+"""The one exception that an entry point shows as a paragraph, and what such a paragraph says of others."""
 
 
 class InputError(Exception):
     """What the user gave cannot work. The message names the value, the rule and the way out, in one paragraph."""
+
+
+def first_line(error: object) -> str:
+    """What a library's exception says, as part of a paragraph; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -40,7 +40,7 @@ class LogMel(nn.Module):
         self.sample_rate, self.hop_samples, self.n_mels = sample_rate, hop_samples, n_mels
         self.floor, self.normalize = floor, normalize
         self.shortest = n_fft // 2 + 1  # samples: fewer cannot be mirrored at their ends, so silence is added
-        # With the writeup's n_fft 400 and 128 mels some of the lowest filters fall between two frequencies and stay empty.
+        # With the writeup's n_fft and n_mels some of the lowest filters fall between two frequencies and stay empty.
         warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
         self.mel = MelSpectrogram(sample_rate, n_fft=n_fft, hop_length=hop_samples, n_mels=n_mels, f_max=max_hz)
 

@@ -18,7 +18,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from asr.errors import InputError
+from asr.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"
@@ -203,7 +203,7 @@ def _as_input_error(uri: str) -> Iterator[None]:
 
 def _first_line(error: object) -> str:
     """Of the message, without the password of http://user:password@host."""
-    return re.sub(r"//[^/\s]*@", "//***@", (str(error).strip().splitlines() or [repr(error)])[0])
+    return re.sub(r"//[^/\s]*@", "//***@", first_line(error))
 
 
 def _log_start(client: Any, stored: Any, params: dict[str, str], config: object, tags: dict, resumed: bool) -> None:

@@ -217,7 +217,9 @@ def train(
     dataset = session.recognizer.dataset(session.augment, config.seed)
     for path in artifacts.write_augmentation(dataset, session.data.training_cuts()[0], directory / "augmentation"):
         tracked.log_file(path, "augmentation")
-    batches = training_batches(dataset, session.sampler, Position(*state.position), config.workers, session.compute.pin_memory)
+    batches = training_batches(
+        dataset, session.sampler, Position(*state.position), config.workers, session.compute.pin_memory
+    )
     plain_dataset, dev_cuts = session.recognizer.dataset(None, config.seed), session.data.dev_cuts()
 
     def dev_batches() -> Iterator[Batch]:

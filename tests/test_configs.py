@@ -37,8 +37,8 @@ def test_every_optimizer_goes_with_every_scheduler(optimizer, scheduler):
 def test_every_augmentation_builds(augment):
     built = make(composed(f"augment={augment}").augment, "augment")
     assert isinstance(built, Augment)
-    names = {"none": 0, "wave_spec_no_noise": 2, "wave_spec": 3, "time_inversion": 4}
-    assert len(built.wave) == names[augment]
+    waves = {"none": 0, "speed_spec": 1, "wave_spec_no_noise": 2, "wave_spec": 3, "time_inversion": 4}
+    assert len(built.wave) == waves[augment]
     assert len(built.spectrogram) == (0 if augment == "none" else 2)
 
 

@@ -1,0 +1,115 @@
+"""Commands as a user types them: mistakes give one paragraph, exit code 2 and no traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+from asr import evaluate, prepare, train
+from asr.cli import run_name
+
+ENTRY_POINTS = {"train": train.main, "evaluate": evaluate.main, "prepare": prepare.command}
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Calls an entry point with arguments; returns its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"asr.{name}", *arguments])
+        try:
+            ENTRY_POINTS[name]()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["train", "optimizer.lrr=1"], ["optimizer.lrr", "did you mean optimizer.lr?", "weight_decay"]),
+        (["train", "epoch=3"], ["did you mean epochs?", "steps_per_epoch"]),
+        (["train", "model=ds3"], ["model/ds3", "ds2_7gru", "ds2_tiny"]),
+        (["train", "modell=ds2_7gru"], ["modell", "did you mean model?"]),
+        (["train", "experiment=exp9"], ["experiment/exp9", "exp2_clean", "quickstart"]),
+        (["train", "data.root=/nowhere"], ["/nowhere", "python -m asr.prepare"]),
+        (["train", "epochs="], ["epochs"]),
+        (["train", "epochs"], ["epochs"]),
+        (["train", "model.convs=[{kernel: 3"], ["model.convs"]),
+        (["evaluate"], ["checkpoint is not given"]),
+        (["evaluate", "checkpoint=none.pt"], ["none.pt", "no such file"]),
+        (["evaluate", "checkpoint=none.pt", "data=cleen"], ["data/cleen", "clean", "synthetic"]),
+        (["prepare", "librespeech"], ["corpus/librespeech", "librispeech", "synthetic"]),
+        (["prepare", "librispeech", "root=/nowhere", "download=false"], ["/nowhere", "download=true"]),
+        (["prepare", "librispeech", "root=tree", "parts=[train-clean-7]"], ["train-clean-7", "train-clean-100"]),
+    ],
+)
+def test_a_mistake_is_one_paragraph_that_names_the_way_out(command, arguments, names):
+    code, printed = command(*arguments)
+    assert code == 2
+    assert "Traceback" not in printed.err + printed.out
+    assert printed.err.startswith("error: ")
+    assert "\n\n" not in printed.err.strip()
+    for name in names:
+        assert name in printed.err
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "prepare"])
+def test_help_tells_the_groups_the_settings_and_examples(command, name):
+    code, printed = command(name, "--help")
+    assert code == 0
+    assert f"python -m asr.{name}" in printed.out
+    assert "Settings (KEY=VALUE)" in printed.out
+
+
+def test_the_config_can_be_seen_without_running(command):
+    code, printed = command("train", "experiment=exp3", "--cfg", "job")
+    assert code == 0
+    assert "triangular2" in printed.out
+
+
+def test_an_error_of_ours_keeps_its_traceback(command, monkeypatch):
+    def broken(config):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(train, "build_session", broken)
+    with pytest.raises(ZeroDivisionError):
+        command("train")
+
+
+def test_a_dry_run_as_a_command(corpus, tmp_path):
+    """The one test that starts Python anew: the module is runnable as the README says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "asr.train", f"data.root={corpus}", "model=ds2_7gru", "data=clean", "dry_run=true"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "32,244,188 parameters" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "default"),
+        (["model=ds2_7gru", "data=clean"], "model=ds2_7gru,data=clean"),
+        (["seed=2", "experiment=exp3"], "exp3,seed=2"),
+        (["experiment=exp1", "data.root=/big/disk/LibriSpeech", "dry_run=true"], "exp1,data.root=LibriSpeech"),
+        (["tracking.uri=http://host:5000", "workers=4"], "default"),
+        (["data.train=[a,b c]"], "data.train=_a,b_c_"),
+    ],
+)
+def test_a_run_is_named_by_what_it_overrides(overrides, name):
+    assert run_name(overrides) == name
+
+
+def test_long_names_are_cut_and_stay_different():
+    first, second = (run_name([f"data.train={'x' * 300}", f"seed={seed}"]) for seed in (1, 2))
+    assert len(first) <= 150
+    assert first != second

@@ -1,0 +1,210 @@
+"""Whole runs on a small corpus: what they write, that they learn, that they go on, and that scores are repeated."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import compose_small
+from mlflow import MlflowClient
+
+from asr import checkpoint, evaluate
+from asr.build import build_session
+from asr.errors import InputError
+from asr.train import run
+
+CHOICES = {
+    "model": "ds2_tiny",
+    "data": "clean",
+    "augment": "none",
+    "optimizer": "adamw",
+    "scheduler": "one_cycle",
+    "experiment": "",
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run; tests look at it and leave it as it is."""
+
+    folder: Path
+    settings: tuple[str, ...]
+    results: dict
+
+    @property
+    def directory(self):
+        return self.folder / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    settings = ("epochs=4", "steps_per_epoch=20", "seed=3")
+    return Trained(folder, settings, run(compose_small(corpus, folder, *settings), "small", CHOICES))
+
+
+def logged_runs(folder):
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return client, client.search_runs([client.get_experiment_by_name("asr").experiment_id])
+
+
+def test_a_run_learns_and_leaves_everything_behind(trained):
+    results, directory = trained.results, trained.directory
+    history = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4]
+    assert history[-1]["dev_loss"] < 0.7 * history[0]["dev_loss"]
+    assert set(results) == {"test-clean", "test-other"}
+    assert json.loads((directory / "config.json").read_text())["epochs"] == 4
+
+    rows = (directory / "errors" / "test-clean.tsv").read_text().splitlines()
+    rates = [float(row.split("\t")[1]) for row in rows[1:]]
+    assert len(rates) == 6
+    assert rates == sorted(rates, reverse=True)
+
+    client, (logged,) = logged_runs(trained.folder)
+    assert logged.info.run_name == "small"
+    assert logged.info.status == "FINISHED"
+    assert {name: logged.data.params[name] for name in CHOICES} == CHOICES
+    assert logged.data.params["batch.utterances"] == "8"
+    for name, value in results["test-other"].as_metrics().items():
+        assert logged.data.metrics[f"test-other/{name}"] == pytest.approx(value)
+    assert [point.step for point in client.get_metric_history(logged.info.run_id, "dev/wer")] == [20, 40, 60, 80]
+    steps = [point.step for point in client.get_metric_history(logged.info.run_id, "step/loss")]
+    assert steps == list(range(10, 81, 10))
+    files = {file.path for folder in ("", "augmentation", "checkpoints", "errors", "start")
+             for file in client.list_artifacts(logged.info.run_id, folder)}  # fmt: skip
+    assert {
+        "augmentation/spectrograms.png",
+        "augmentation/before.wav",
+        "augmentation/after.wav",
+        "checkpoints/best.pt",
+        "errors/test-clean.tsv",
+        "history.jsonl",
+        "learning_curves.png",
+        "results.json",
+        "start/config.json",
+        "start/packages.txt",
+    } <= files
+
+
+def test_evaluate_gives_the_numbers_of_the_end_of_training(trained, config, corpus, tmp_path):
+    best = f"checkpoint={trained.directory / 'best.pt'}"
+    scored = evaluate.run(config(best, "eval_seconds=3", "workers=0", name="evaluate", small=False))
+    assert scored == trained.results
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["test-clean"]["utterances"] == 6
+
+
+def test_a_finished_run_is_not_trained_again(trained, corpus, capsys):
+    before = (trained.directory / "best.pt").stat().st_mtime_ns
+    assert run(compose_small(corpus, trained.folder, *trained.settings), "small", CHOICES) == trained.results
+    assert (trained.directory / "best.pt").stat().st_mtime_ns == before
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(config, tmp_path, monkeypatch):
+    """Killed in its third epoch and started again, a run ends as if nothing had happened, dropout included."""
+    settings = ("epochs=4", "steps_per_epoch=5", "model.gru_layers=2", "augment=wave_spec")
+    whole = config(*settings, f"output_dir={tmp_path / 'whole'}")
+    run(whole, "whole", CHOICES)
+
+    stopped = config(*settings, f"output_dir={tmp_path / 'stopped'}")
+    real, calls = checkpoint.save, []
+
+    def save_then_stop(saved, path):
+        real(saved, path)
+        calls.append(path)
+        if path.name == "last.pt" and saved.progress["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", save_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, "stopped", CHOICES)
+    monkeypatch.setattr(checkpoint, "save", real)
+    run(stopped, "stopped", CHOICES)
+
+    ends = [checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "stopped")]
+    assert ends[0].progress == ends[1].progress
+    for name, weight in ends[0].model.items():
+        assert torch.equal(weight, ends[1].model[name]), name
+    losses = [[record["train_loss"] for record in end.history] for end in ends]
+    assert losses[0] == losses[1]
+    _, runs = logged_runs(tmp_path)
+    assert sorted(found.info.run_name for found in runs) == ["stopped", "whole"]  # the stopped one went on in its own
+
+
+def test_another_config_in_the_same_directory_is_refused(trained, corpus):
+    with pytest.raises(InputError, match=r"max_grad_norm: 10\.0 -> 5\.0.*fresh=true"):
+        run(compose_small(corpus, trained.folder, *trained.settings, "max_grad_norm=5.0"), "small", CHOICES)
+
+
+def test_fresh_starts_over_and_keeps_the_old(config, tmp_path):
+    run(config("epochs=1", "steps_per_epoch=2"), "small", CHOICES)
+    old = (tmp_path / "run" / "best.pt").read_bytes()
+    run(config("epochs=1", "steps_per_epoch=1", "fresh=true"), "small", CHOICES)
+    assert (tmp_path / "run.old-1" / "best.pt").read_bytes() == old
+    assert checkpoint.load(tmp_path / "run" / "last.pt").progress["step"] == 1
+
+
+def test_init_from_takes_the_weights_and_nothing_else(trained, config, tmp_path):
+    best = trained.directory / "best.pt"
+    run(config("epochs=1", "steps_per_epoch=1", "scheduler.max_lr=1e-9", f"init_from={best}"), "second", CHOICES)
+    first, second = checkpoint.load(best), checkpoint.load(tmp_path / "run" / "best.pt")
+    torch.testing.assert_close(second.model["output.weight"], first.model["output.weight"], atol=1e-4, rtol=0)
+    assert second.progress["step"] == 1
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(trained, config):
+    with pytest.raises(InputError, match=r"another model.*gru"):
+        run(config("model.gru_size=16", f"init_from={trained.directory / 'best.pt'}"), "second", CHOICES)
+
+
+def test_dry_run_writes_nothing(config, tmp_path, capsys):
+    assert run(config("dry_run=true", "data.max_seconds=0.9"), "small", CHOICES) == {}
+    plan = capsys.readouterr().out
+    assert "too long (>= 0.9 s)" in plan
+    assert "parameters" in plan
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_epoch_is_a_pass_over_the_data_where_no_steps_are_given(config):
+    session = build_session(config("steps_per_epoch=null"))
+    assert session.steps_per_epoch == 48 / 8
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs=0", "epochs=0"),
+        ("epochs=many", "epochs=many.*whole number"),
+        ("monitor=speed", "loss, wer"),
+        ("device=tpu", "device=tpu"),
+        ("device=cuda:7", "device=cuda:7.*cpu"),
+        ("precision=fp8", "float32, bf16"),
+        ("data.root=/nowhere", "/nowhere"),
+        ("data.train=[train-clean-7]", "train-clean-7.*prepare"),
+        ("data.max_seconds=0.1", "no utterance is left.*too long"),
+        ("data.test=[dev-clean]", "dev-clean.*one role"),
+        ("data.test=[]", "must each name a part"),
+        ("optimizer.lr=-1", "optimizer.*-1"),
+        ("optimizer._target_=torch.optim.Nothing", "optimizer.*Nothing"),
+        ("+optimizer.speed=3", "optimizer.*speed"),
+        ("model.gru_layers=0", "gru_layers=0"),
+        ("batch.seconds=10", "exactly one"),
+        ("features.normalize=global", "none, utterance"),
+        ("alphabet=abca", "alphabet"),
+        ("init_from=missing.pt", "missing.pt.*no such file"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(config, tmp_path, override, message):
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        run(config("epochs=1", "steps_per_epoch=1", override), "small", CHOICES)
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_batch(trained, config, tmp_path):
+    saved = checkpoint.load(trained.directory / "best.pt")
+    saved.model["output.bias"] += torch.nan
+    checkpoint.save(saved, tmp_path / "nan.pt")
+    with pytest.raises(InputError, match=r"loss is nan.*10[01]-1-\d+"):
+        run(config("epochs=1", "steps_per_epoch=1", "init_from=nan.pt"), "second", CHOICES)
