@@ -1,4 +1,10 @@
-"""A corpus in which every letter is a tone: small, made in a second, and learnable."""
+"""What several tests need: a corpus in which every letter is a tone (small, learnable), and a server on loopback."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -10,6 +16,7 @@ from asr.index import index_part
 
 RATE = 16000
 PARTS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")
+BODY = bytes(range(256)) * 4096  # 1 MiB
 WORDS = ("abba", "dad", "cab", "bad", "add", "facade", "bead", "face")
 SMALL = [  # a model and features that train in seconds
     "model=ds2_tiny",
@@ -58,14 +65,77 @@ def corpus(tmp_path_factory):
     return root
 
 
+def compose_small(corpus, folder, *overrides, name="train", small=True):
+    """The config of a small run on the corpus; all that it writes lies in folder."""
+    common = [f"data.root={corpus}", f"output_dir={folder / 'run'}"]
+    if name == "train":
+        common.append(f"tracking.uri=sqlite:///{folder / 'mlflow.db'}")
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        return compose(name, overrides=[*common, *(SMALL if small else []), *overrides])
+
+
 @pytest.fixture
 def config(corpus, tmp_path, monkeypatch):
-    """compose("train", ...) of a small run on the corpus; its outputs lie in tmp_path, which is the working directory."""
+    """`compose_small` with tmp_path as its folder and as the working directory."""
     monkeypatch.chdir(tmp_path)
+    return partial(compose_small, corpus, tmp_path)
 
-    def composed(*overrides, name="train", small=True):
-        common = [f"data.root={corpus}", f"output_dir={tmp_path / 'run'}"]
-        with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-            return compose(name, overrides=[*common, *(SMALL if small else []), *overrides])
 
-    return composed
+@dataclass
+class Site:
+    """What the server of a test holds and how it behaves; `ranges` are the Range headers that were asked for, in order.
+
+    cut_after: bytes after which the next answers break off, one entry an answer
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    knows_range: bool = True
+    cut_after: list[int] = field(default_factory=list)
+    failures: list[int] = field(default_factory=list)
+    ranges: list[str | None] = field(default_factory=list)
+    url: str = ""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves a Site."""
+
+    def __init__(self, site: Site, *args: object) -> None:
+        self.site = site
+        super().__init__(*args)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        site = self.site
+        body = site.files.get(self.path.lstrip("/"))
+        site.ranges.append(self.headers["Range"])
+        if body is None or site.failures:
+            self.send_error(site.failures.pop(0) if site.failures else 404)
+            return
+        start = (
+            int(self.headers["Range"].split("=")[1].rstrip("-")) if self.headers["Range"] and site.knows_range else 0
+        )
+        if start >= len(body):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        self.wfile.write(body[start : start + site.cut_after.pop(0) if site.cut_after else None])
+
+    def log_message(self, *args: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    site = Site({"a.tar.gz": BODY})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site))
+    site.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield site
+    server.shutdown()
+    server.server_close()
+    thread.join()

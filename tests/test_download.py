@@ -3,82 +3,17 @@
 import hashlib
 import io
 import tarfile
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import BODY, Site
 
 from asr import download
 from asr.download import PARTS, Published, ensure_part, fetch, unpack
 from asr.errors import InputError
 
-BODY = bytes(range(256)) * 4096  # 1 MiB
 MD5 = hashlib.md5(BODY).hexdigest()
-
-
-@dataclass
-class Site:
-    """What the server of a test holds and how it behaves; `ranges` are the Range headers that were asked for, in order.
-
-    cut_after: bytes after which the next answers break off, one entry an answer
-    """
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    knows_range: bool = True
-    cut_after: list[int] = field(default_factory=list)
-    failures: list[int] = field(default_factory=list)
-    ranges: list[str | None] = field(default_factory=list)
-    url: str = ""
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Serves a Site."""
-
-    def __init__(self, site: Site, *args: object) -> None:
-        self.site = site
-        super().__init__(*args)  # type: ignore[arg-type]
-
-    def do_GET(self) -> None:
-        site = self.site
-        body = site.files.get(self.path.lstrip("/"))
-        site.ranges.append(self.headers["Range"])
-        if body is None or site.failures:
-            self.send_error(site.failures.pop(0) if site.failures else 404)
-            return
-        start = (
-            int(self.headers["Range"].split("=")[1].rstrip("-")) if self.headers["Range"] and site.knows_range else 0
-        )
-        if start >= len(body):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        self.wfile.write(body[start : start + site.cut_after.pop(0) if site.cut_after else None])
-
-    def log_message(self, *args: object) -> None:
-        """Says nothing."""
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    site = Site({"a.tar.gz": BODY})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site))
-    site.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield site
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def get(site: Site, path: Path, md5: str = MD5, name: str = "a.tar.gz") -> None:
