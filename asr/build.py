@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from asr.augment import Augment
-from asr.corpus import Selection, load_cuts, select
+from asr.corpus import Selection, drops, load_cuts, select
 from asr.dataset import UtteranceDataset, evaluation_batches, training_sampler
 from asr.errors import InputError, first_line
 from asr.features import LogMel
@@ -98,6 +98,10 @@ class Data:
     dev: dict[str, Selection]
     test: dict[str, Selection]
 
+    def roles(self) -> dict[str, dict[str, Selection]]:
+        """By role, in the order in which people think of them."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}
+
     def training_cuts(self) -> CutSet:
         """All training parts, one after the other."""
         return _joined(self.train)
@@ -142,7 +146,7 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
             "other parts"
         )
     seen: dict[str, str] = {}
-    for role, parts in (("train", data.train), ("dev", data.dev), ("test", data.test)):
+    for role, parts in data.roles().items():
         for source, selection in parts.items():
             for cut in selection.kept:
                 if cut.id in seen:
@@ -152,16 +156,6 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
                     )
                 seen[cut.id] = f"{role} ({source})"
     return data
-
-
-def drops(selection: Selection) -> str:
-    """What fell and why, as in "53 too long (>= 20 s), 1 no text"; what CTC cannot align is named."""
-    texts = []
-    for reason, dropped in selection.dropped.items():
-        few = reason in ("no text", "CTC cannot align")
-        names = f" ({', '.join(dropped.ids[:3])}{', ...' if dropped.utterances > 3 else ''})" if few else ""
-        texts.append(f"{dropped.utterances:,} {reason}{names}")
-    return ", ".join(texts) or "none"
 
 
 @dataclass(frozen=True)

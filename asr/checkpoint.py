@@ -2,7 +2,6 @@
 
 import os
 import pickle
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -87,24 +86,6 @@ def load_weights(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
             "Choose the model group, features and alphabet that it was trained with (its config says which)"
         )
     model.load_state_dict(weights)
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str]) -> list[str]:
-    """The settings in which two configs differ, as "key: old -> new", without the top-level keys in `ignore`."""
-    flat_old, flat_new = (dict(_leaves({k: v for k, v in c.items() if k not in ignore}, "")) for c in (old, new))
-    return [
-        f"{key}: {flat_old.get(key, 'absent')} -> {flat_new.get(key, 'absent')}"
-        for key in sorted(flat_old.keys() | flat_new.keys())
-        if flat_old.get(key, "absent") != flat_new.get(key, "absent")
-    ]
-
-
-def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
 
 
 @dataclass

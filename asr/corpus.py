@@ -217,3 +217,13 @@ def select(
         dropped[reason].ids.append(cut.id)
         dropped[reason].hours += seconds / 3600
     return Selection(CutSet.from_cuts(kept), sum(cut.duration for cut in kept) / 3600, dict(dropped))
+
+
+def drops(selection: Selection) -> str:
+    """What fell and why, as in "53 (0.31 h) too long (>= 20 s)"; what CTC cannot align is named."""
+    texts = []
+    for reason, dropped in selection.dropped.items():
+        few = reason in ("no text", "CTC cannot align")
+        names = f" ({', '.join(dropped.ids[:3])}{', ...' if dropped.utterances > 3 else ''})" if few else ""
+        texts.append(f"{dropped.utterances:,} ({dropped.hours:.2f} h) {reason}{names}")
+    return ", ".join(texts) or "none"

@@ -9,8 +9,6 @@ belongs to one side only, by its hash: all training parts, or one dev or test pa
 give the same bytes, however many processes work. eSpeak NG is GPL-3: only pip install '.[synthetic]' brings it.
 """
 
-import _ctypes
-import ctypes
 import hashlib
 import importlib.util
 import io
@@ -28,6 +26,7 @@ import soundfile
 from scipy import signal
 
 from asr.errors import InputError
+from asr.espeak import speak
 from asr.sentences import sentence, transcript
 
 GENERATOR = 1  # to be raised with every change that changes the bytes
@@ -39,9 +38,6 @@ PAUSE_SECONDS, LETTER_SECONDS = 0.52, 0.0496  # an utterance's length, from its 
 SPEAKERS_HEADER = """; Speakers of a corpus spoken by eSpeak NG. NAME: accent+variant, pitch, its range, words a minute
 ;ID  |SEX| SUBSET           |MINUTES| NAME
 """
-# espeak-ng/speak_lib.h
-ESPEAK_SYNCHRONOUS, ESPEAK_NO_EXIT, ESPEAK_UTF8 = 2, 0x8000, 1
-ESPEAK_RATE, ESPEAK_VOLUME, ESPEAK_PITCH, ESPEAK_RANGE = 1, 2, 3, 4
 
 
 class Voices(NamedTuple):
@@ -235,7 +231,9 @@ def _record(chapter: Chapter) -> float:
     name = f"{chapter.speaker.number}-{chapter.folder.name}"
     for index, text in enumerate(chapter.sentences):
         rng = np.random.default_rng(list(hashlib.sha256(f"{chapter.seed}/{index}".encode()).digest()))
-        audio = _staged(_spoken(text.lower(), chapter.speaker), chapter.speaker, rng)
+        voice = chapter.speaker
+        spoken = speak(text.lower(), voice.voice, voice.pitch, voice.pitch_range, voice.rate_wpm, SAMPLE_RATE)
+        audio = _staged(spoken, chapter.speaker, rng)
         flac = io.BytesIO()  # soundfile waits for the disk after each file that it opens itself
         soundfile.write(flac, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         (chapter.folder / f"{name}-{index:04d}.flac").write_bytes(flac.getvalue())
@@ -243,46 +241,6 @@ def _record(chapter: Chapter) -> float:
         seconds += len(audio) / SAMPLE_RATE
     (chapter.folder / f"{name}.trans.txt").write_text("".join(lines), encoding="utf-8")
     return seconds
-
-
-def _spoken(text: str, speaker: Speaker) -> np.ndarray:
-    """eSpeak's samples at SAMPLE_RATE, -1..1, without the silence around them.
-
-    The library keeps the phase of its flutter and echo from one utterance to the next and seeds itself by the clock. So
-    it is loaded afresh for each utterance (3 ms) and seeded: its output follows from the text and the speaker alone.
-    """
-    import espeakng_loader
-
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    pieces: list[bytes] = []
-
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-    def collect(samples: int | None, count: int, _events: int | None) -> int:
-        if samples and count > 0:
-            pieces.append(ctypes.string_at(samples, 2 * count))
-        return 0
-
-    try:
-        data = espeakng_loader.get_data_path().encode()
-        rate = library.espeak_Initialize(ESPEAK_SYNCHRONOUS, 0, data, ESPEAK_NO_EXIT)
-        if rate <= 0 or library.espeak_SetVoiceByName(speaker.voice.encode()) != 0:
-            raise RuntimeError(f"eSpeak NG cannot start or has no voice {speaker.voice}; install espeakng-loader again")
-        library.espeak_SetSynthCallback(collect)
-        library.espeak_SetParameter(ESPEAK_RATE, speaker.rate_wpm, 0)
-        library.espeak_SetParameter(ESPEAK_VOLUME, 40, 0)  # the loudest variants clip at the default of 100
-        library.espeak_SetParameter(ESPEAK_PITCH, speaker.pitch, 0)
-        library.espeak_SetParameter(ESPEAK_RANGE, speaker.pitch_range, 0)
-        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        ctypes.CDLL(None).srand(1)  # the Klatt voices draw from libc
-        line = text.encode()
-        library.espeak_Synth(line, len(line) + 1, 0, 1, 0, ESPEAK_UTF8, None, None)
-        library.espeak_Terminate()
-    finally:
-        _ctypes.dlclose(library._handle)
-    samples = np.frombuffer(b"".join(pieces), dtype=np.int16) / 32768
-    audio = signal.resample_poly(samples, SAMPLE_RATE // 50, rate // 50)
-    loud = np.flatnonzero(np.abs(audio) > 0.01 * np.abs(audio).max())
-    return audio[loud[0] : loud[-1] + 1]
 
 
 def _staged(audio: np.ndarray, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:

@@ -9,16 +9,16 @@ import math
 import os
 import re
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from asr.errors import InputError, first_line
+from asr.provenance import code_version, package_versions
+from asr.settings import flatten
 
 log = logging.getLogger(__name__)
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"
@@ -31,12 +31,6 @@ ENVIRONMENT = {  # holds unless the user has set it
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with mlflow's own 7, of 120 s each, a lost server costs minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-
-
-class CodeVersion(NamedTuple):
-    commit: str  # or "none: REASON" where git knows of none
-    dirty: bool
-    diff: str  # untracked files are named above it
 
 
 class Run:
@@ -229,38 +223,7 @@ def _log_start(client: Any, stored: Any, params: dict[str, str], config: object,
 
 def flat_params(choices: Mapping[str, object], config: Mapping[str, Any]) -> dict[str, str]:
     """{model: {gru_layers: 7}} as {"model.gru_layers": "7"}; a config key that a choice has taken is config.KEY."""
-    leaves = {f"config.{key}" if key in choices else key: value for key, value in _leaves(config, "")}
+    leaves = {f"config.{key}" if key in choices else key: value for key, value in flatten(config).items()}
     cut = "... (all of it in config.json)"
     texts = {key: str(value) for key, value in (dict(choices) | leaves).items()}
     return {k: t if len(t) <= PARAM_CHARACTERS else t[: PARAM_CHARACTERS - len(cut)] + cut for k, t in texts.items()}
-
-
-def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, object]]:
-    if isinstance(node, list) and any(isinstance(item, Mapping) for item in node):
-        node = dict(enumerate(node))
-    if isinstance(node, Mapping) and (node or not prefix):
-        for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
-
-
-def code_version(folder: str | Path) -> CodeVersion:
-    """The commit of the repository around folder, and what differs from it."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, check=True, timeout=60, errors="replace").stdout
-
-    try:
-        commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "--no-ext-diff", "--no-color", "HEAD")
-        untracked = git("ls-files", "--others", "--exclude-standard", "--full-name", ":/").splitlines()
-    except (OSError, subprocess.SubprocessError) as error:  # no git, no repository, no commit yet
-        return CodeVersion(f"none: {_first_line(getattr(error, 'stderr', None) or error)}", False, "")
-    return CodeVersion(commit, bool(diff or untracked), "".join(f"untracked: {path}\n" for path in untracked) + diff)
-
-
-def package_versions() -> dict[str, str]:
-    """Every installed package, after python itself."""
-    packages = sorted({(package.name, package.version) for package in distributions()}, key=str)
-    return {"python": sys.version.split()[0], **dict(packages)}

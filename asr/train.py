@@ -5,27 +5,30 @@ python -m asr.train experiment=quickstart dry_run=true
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress
 
 from asr import artifacts, checkpoint
-from asr.build import Data, Session, build_session, drops, score_parts
+from asr.build import Session, build_session, score_parts
 from asr.checkpoint import TrainState
 from asr.cli import EXECUTION_KEYS, entry_point, run_name
-from asr.console import PartPlan, console, look_at, print_plan, print_results, progress_bar
+from asr.console import console, look_at, print_plan, print_results, progress_bar
 from asr.dataset import Batch, Position, evaluation_batches, training_batches
 from asr.errors import InputError
 from asr.loop import Compute, EpochSummary, Evaluation, StepMetrics, evaluate, train_epoch
 from asr.metrics import ErrorRates
-from asr.model import count_parameters
 from asr.pictures import learning_curves
+from asr.plan import plan_facts, plan_parts
+from asr.settings import differences
 from asr.text import Alphabet
 from asr.tracking import Run, open_run
+from asr.watch import Watch
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment")
 
@@ -115,40 +118,8 @@ def run(config: DictConfig, name: str, choices: Mapping[str, str]) -> dict[str, 
         train(state, session, config, plain, directory, tracked)
         results = test(session, config, directory, tracked)
     print_results(f"{name}: best.pt on the test parts", results)
-    console.print(f"Everything is in {directory}. Compare runs: {look_at(config.tracking.uri)}")
+    console.print(f"Everything is in {os.path.relpath(directory)}\nCompare runs: {look_at(config.tracking.uri)}")
     return results
-
-
-def plan_parts(data: Data) -> list[PartPlan]:
-    """A line for each part of the data, and one for all of the training data."""
-    rows = [
-        PartPlan(role, part, len(selection.kept), selection.hours, drops(selection))
-        for role, parts in (("train", data.train), ("dev", data.dev), ("test", data.test))
-        for part, selection in parts.items()
-    ]
-    return rows
-
-
-def plan_facts(config: DictConfig, session: Session, directory: Path) -> dict[str, str]:
-    """What the run is about to do, by name."""
-    batch, steps = config.batch, session.steps_per_epoch
-    of_what = f"{batch.utterances} random utterances" if batch.utterances else f"{batch.seconds:g} s of like length"
-    rate = session.recognizer.features.sample_rate
-    cuts = [cut for parts in vars(session.data).values() for selection in parts.values() for cut in selection.kept]
-    resampled = sum(cut.sampling_rate != rate for cut in cuts)
-    facts = {
-        "model": f"{count_parameters(session.recognizer.model):,} parameters",
-        "training": f"{config.epochs} epochs of {steps:,} steps: {config.epochs * steps:,} steps of {of_what}",
-        "device": f"{session.compute.device}, {'bf16' if session.compute.bf16 else 'float32'}",
-        "results": str(directory),
-        "tracking": f"{config.tracking.uri}, experiment {config.tracking.experiment}",
-    }
-    if config.init_from:
-        there = "" if Path(config.init_from).exists() else " (not there yet)"
-        facts["weights from"] = f"{config.init_from}{there}"
-    if resampled:
-        facts["resampled"] = f"{resampled:,} utterances have another sample rate than {rate} Hz; they are resampled"
-    return facts
 
 
 def remove_if_empty(directory: Path) -> None:
@@ -160,8 +131,8 @@ def remove_if_empty(directory: Path) -> None:
 def set_aside(directory: Path) -> None:
     """Renames what an earlier run left to NAME.old-1, NAME.old-2, ..."""
     if directory.is_dir() and any(directory.iterdir()):
-        number = 1 + sum(1 for _ in directory.parent.glob(f"{directory.name}.old-*"))
-        directory.rename(directory.with_name(f"{directory.name}.old-{number}"))
+        names = (directory.with_name(f"{directory.name}.old-{number}") for number in count(1))
+        directory.rename(next(name for name in names if not name.exists()))
 
 
 def restore(state: TrainState, directory: Path, config: dict[str, Any]) -> None:
@@ -169,7 +140,7 @@ def restore(state: TrainState, directory: Path, config: dict[str, Any]) -> None:
     last = directory / "last.pt"
     if last.exists():
         saved = checkpoint.load(last)
-        differing = checkpoint.differences(saved.config, config, ignore=EXECUTION_KEYS)
+        differing = differences(saved.config, config, ignore=EXECUTION_KEYS)
         if differing:
             raise InputError(
                 f"{directory} holds a run with another config ({'; '.join(differing)}): only the same command goes on "
@@ -228,7 +199,7 @@ def train(
         )
 
     with progress_bar() as bar:
-        watch = Watch(state, bar, tracked, directory, plain, config.epochs * session.steps_per_epoch)
+        watch = Watch(bar, tracked, directory, plain, state.step, config.epochs * session.steps_per_epoch)
         fit(
             state,
             batches,
@@ -241,58 +212,6 @@ def train(
             monitor=config.monitor,
             on_step=watch.step,
             on_epoch=watch.epoch,
-        )
-
-
-class Watch:
-    """Shows, logs and saves what `fit` reports."""
-
-    def __init__(
-        self, state: TrainState, bar: Progress, tracked: Run, directory: Path, config: dict[str, Any], total_steps: int
-    ) -> None:
-        self.bar, self.tracked, self.directory, self.config = bar, tracked, directory, config
-        self.log_every = config["tracking"]["log_every"]
-        self.task = bar.add_task("", total=total_steps, completed=state.step, figures="")
-
-    def step(self, state: TrainState, metrics: StepMetrics) -> None:
-        """Every step moves the bar; every log_every-th is logged."""
-        speed = metrics.audio_seconds / metrics.wall_seconds
-        self.bar.update(
-            self.task,
-            completed=state.step,
-            description=f"epoch {state.epoch + 1}/{self.config['epochs']}",
-            figures=f"loss {metrics.loss:.3f}  lr {metrics.learning_rate:.2e}  {speed:.0f} audio-s/s",
-        )
-        if state.step % self.log_every == 0:
-            self.tracked.log_metrics(
-                {
-                    "step/loss": metrics.loss,
-                    "step/learning_rate": metrics.learning_rate,
-                    "step/grad_norm": metrics.grad_norm,
-                    "step/audio_seconds_per_second": speed,
-                    "step/padding_share": metrics.padding_share,
-                },
-                state.step,
-            )
-
-    def epoch(self, state: TrainState, better: bool) -> None:
-        """Saves first, then tells: a line on the terminal, history.jsonl, MLflow."""
-        saved = state.to_checkpoint(self.config)
-        checkpoint.save(saved, self.directory / "last.pt")
-        if better:
-            checkpoint.save(saved, self.directory / "best.pt")
-        lines = "".join(json.dumps(record) + "\n" for record in state.history)
-        (self.directory / "history.jsonl").write_text(lines)
-        record = state.history[-1]
-        self.tracked.log_metrics(
-            {key.replace("_", "/", 1): value for key, value in record.items() if key.startswith(("train_", "dev_"))},
-            state.step,
-        )
-        self.bar.console.print(
-            f"epoch {state.epoch:>3}/{self.config['epochs']}  train loss {record['train_loss']:.3f}  "
-            f"dev loss {record['dev_loss']:.3f}  WER {record['dev_wer']:.2%}  CER {record['dev_cer']:.2%}  "
-            f"lr {record['learning_rate']:.2e}  {record['train_audio_seconds_per_second']:.0f} audio-s/s  "
-            f"{record['train_wall_seconds'] + record['dev_wall_seconds']:.0f} s{'  best' if better else ''}"
         )
 
 

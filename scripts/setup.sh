@@ -9,8 +9,8 @@ if [ -f "$stamp" ] && cmp -s pyproject.toml "$stamp"; then
   exit 0
 fi
 python=${PYTHON:-python3}
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-  echo "$python is not Python 3.11 or newer; name one that is: PYTHON=python3.12 bash $0" >&2
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' 2>/dev/null; then
+  echo "$python is not Python 3.11.4 or newer; name one that is: PYTHON=python3.12 bash $0" >&2
   exit 1
 fi
 echo "Installing into .venv (a few minutes and about 7 GB the first time: torch is most of it)"

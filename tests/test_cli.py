@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from conftest import SMALL
+from mlflow import MlflowClient
 
 from asr import evaluate, prepare, train
 from asr.cli import run_name
@@ -92,6 +94,16 @@ def test_a_dry_run_as_a_command(corpus, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "32,244,188 parameters" in done.stdout
+
+
+def test_a_multirun_gives_each_run_its_directory_and_all_one_experiment(command, corpus, tmp_path):
+    overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=1"]
+    code, printed = command("train", "-m", "seed=1,2", *overrides)
+    assert code == 0, printed.err
+    folders = sorted(path.parent.name for path in (tmp_path / "outputs" / "runs").glob("*/results.json"))
+    assert [folder.split(",")[0] for folder in folders] == ["seed=1", "seed=2"]
+    client = MlflowClient("sqlite:///outputs/mlflow.db")
+    assert len(client.search_runs([client.get_experiment_by_name("asr").experiment_id])) == 2
 
 
 @pytest.mark.parametrize(

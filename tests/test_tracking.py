@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from asr.errors import InputError
-from asr.tracking import METRICS_A_CALL, PARAM_CHARACTERS, Run, code_version, flat_params, open_run, package_versions
+from asr.provenance import code_version, package_versions
+from asr.tracking import METRICS_A_CALL, PARAM_CHARACTERS, Run, flat_params, open_run
 
 CHOICES = {"model": "ds2_4gru", "data": "clean", "experiment": "exp1"}
 CONFIG = {"model": {"gru_layers": 4}, "augment": {"spec": [{"max_bins": 15}, {"max_bins": 20}]}, "betas": [0.9, 0.99]}

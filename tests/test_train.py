@@ -172,6 +172,14 @@ def test_an_epoch_is_a_pass_over_the_data_where_no_steps_are_given(config):
     assert session.steps_per_epoch == 48 / 8
 
 
+def test_bf16_trains_with_a_finite_loss(config, tmp_path):
+    """What a GPU does by default, tried where a CPU can: autocast in bf16, the loss in float32."""
+    run(config("epochs=1", "steps_per_epoch=2", "precision=bf16"), "small", CHOICES)
+    (record,) = checkpoint.load(tmp_path / "run" / "last.pt").history
+    assert 0 < record["train_loss"] < 20
+    assert 0 < record["dev_loss"] < 20
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

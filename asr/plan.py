@@ -1,0 +1,53 @@
+"""What a run is about to do, told before it does it."""
+
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from asr.build import Data, Session
+from asr.console import PartPlan
+from asr.corpus import drops
+from asr.model import count_parameters
+
+
+def plan_parts(data: Data) -> list[PartPlan]:
+    """A line for each part of the data."""
+    return [
+        PartPlan(role, part, len(selection.kept), selection.hours, drops(selection))
+        for role, parts in data.roles().items()
+        for part, selection in parts.items()
+    ]
+
+
+def plan_facts(config: DictConfig, session: Session, directory: Path) -> dict[str, str]:
+    """What the run is about to do, by name."""
+    batch, steps = config.batch, session.steps_per_epoch
+    of_what = f"{batch.utterances} random utterances" if batch.utterances else f"{batch.seconds:g} s of like length"
+    train = session.data.train.values()
+    rate = session.recognizer.features.sample_rate
+    kept = [cut for parts in session.data.roles().values() for selection in parts.values() for cut in selection.kept]
+    resampled = sum(cut.sampling_rate != rate for cut in kept)
+    facts = {
+        "train on": f"{sum(len(s.kept) for s in train):,} utterances, {sum(s.hours for s in train):.2f} hours",
+        "model": f"{count_parameters(session.recognizer.model):,} parameters",
+        "training": f"{config.epochs} epochs of {steps:,} steps: {config.epochs * steps:,} steps of {of_what}",
+        "device": f"{session.compute.device}, {'bf16' if session.compute.bf16 else 'float32'}",
+        "results": os.path.relpath(directory),
+        "tracking": f"{config.tracking.uri}, experiment {config.tracking.experiment}",
+    }
+    if config.init_from:
+        there = "" if Path(config.init_from).exists() else " (not there yet)"
+        facts["weights from"] = f"{config.init_from}{there}"
+    if rejected := rejected_lines(config.data):
+        facts["rejected"] = rejected
+    if resampled:
+        facts["resampled"] = f"{resampled:,} utterances have another sample rate than {rate} Hz; they are resampled"
+    return facts
+
+
+def rejected_lines(data: DictConfig) -> str:
+    """What prepare could not use of the parts, and where it says why; empty if it could use everything."""
+    lists = [Path(data.manifests) / f"{part}.rejected.jsonl" for part in {*data.train, *data.dev, *data.test}]
+    found = {path: len(path.read_text().splitlines()) for path in sorted(lists) if path.is_file()}
+    return ", ".join(f"{count:,} when indexed, see {path}" for path, count in found.items() if count)
