@@ -1,6 +1,6 @@
 """From config to objects: the only caller of Hydra's instantiate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lhotse import CutSet
 from lhotse.dataset.sampling.base import CutSampler
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,9 +22,18 @@ from asr.errors import InputError, first_line
 from asr.features import LogMel
 from asr.loop import Compute, Evaluation, evaluate
 from asr.model import DeepSpeech2
+from asr.settings import POSITIVE, WHOLE_FROM_0, WHOLE_FROM_1, Rules, check, one_of
 from asr.text import Alphabet, frames_needed
 
 MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
+RULES: Rules = {
+    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.buckets tracking.log_every features.sample_rate "
+    "features.n_mels data.max_characters?",
+    WHOLE_FROM_0: "workers seed",
+    POSITIVE: "max_grad_norm batch.seconds? batch.eval_seconds data.max_seconds? tracking.system_metrics_seconds?",
+    one_of(*MONITORS): "monitor",
+    one_of(True, False): "dry_run fresh",
+}
 
 
 def make(node: Any, name: str, **arguments: Any) -> Any:
@@ -115,11 +124,9 @@ def _joined(parts: dict[str, Selection]) -> CutSet:
     return CutSet.from_cuts(cut for selection in parts.values() for cut in selection.kept)
 
 
-def load_parts(config: DictConfig, sources: Sequence[str]) -> dict[str, Selection]:
-    """Every utterance of each source: dev and test are scored unfiltered, as in the writeup."""
-    return {
-        source: Selection.of_all(load_cuts(source, Path(config.root), Path(config.manifests))) for source in sources
-    }
+def load_parts(config: DictConfig, sources: Sequence[str]) -> dict[str, CutSet]:
+    """Every cut of each source."""
+    return {source: load_cuts(source, Path(config.root), Path(config.manifests), config.corpus) for source in sources}
 
 
 def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
@@ -128,16 +135,21 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
         raise InputError(f"data: train={config.train}, dev={config.dev}, test={config.test} must each name a part")
     train = {
         source: select(
-            load_cuts(source, Path(config.root), Path(config.manifests)),
+            cuts,
             recognizer.alphabet.normalize,
             recognizer.output_frames,
             frames_needed,
             config.max_seconds,
             config.max_characters,
         )
-        for source in config.train
+        for source, cuts in load_parts(config, config.train).items()
     }
-    data = Data(train, load_parts(config, config.dev), load_parts(config, config.test))
+    # Dev and test are scored unfiltered, as in the writeup.
+    dev, test = (
+        {source: Selection.of_all(cuts) for source, cuts in load_parts(config, sources).items()}
+        for sources in (config.dev, config.test)
+    )
+    data = Data(train, dev, test)
     if not any(len(selection.kept) for selection in train.values()):
         reasons = ", ".join(f"{drops(selection)} of {source}" for source, selection in train.items())
         raise InputError(
@@ -145,6 +157,11 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
             f"data.max_seconds ({config.max_seconds}) or data.max_characters ({config.max_characters}), or train on "
             "other parts"
         )
+    _refuse_two_roles(data)
+    return data
+
+
+def _refuse_two_roles(data: Data) -> None:
     seen: dict[str, str] = {}
     for role, parts in data.roles().items():
         for source, selection in parts.items():
@@ -155,7 +172,6 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
                         "only, else the scores mean nothing; take one of the parts out"
                     )
                 seen[cut.id] = f"{role} ({source})"
-    return data
 
 
 @dataclass(frozen=True)
@@ -174,7 +190,7 @@ class Session:
 
 def build_session(config: DictConfig) -> Session:
     """Checks and builds everything, so that a mistake is found before training; InputError says which."""
-    check_settings(config)
+    check(config, RULES)
     compute = build_compute(config.device, config.precision)
     recognizer = build_recognizer(config, config.seed)
     augment = make(config.augment, "augment")
@@ -187,43 +203,17 @@ def build_session(config: DictConfig) -> Session:
     return Session(recognizer, augment, optimizer, scheduler, compute, data, sampler, steps_per_epoch)
 
 
-def check_settings(config: DictConfig) -> None:
-    """InputError for a run's own settings that cannot work; the groups' objects check theirs."""
-    whole_from_one = ["epochs", "batch.buckets", "tracking.log_every", "features.sample_rate", "features.n_mels"]
-    whole_from_one += [
-        key for key in ("steps_per_epoch", "batch.utterances") if OmegaConf.select(config, key) is not None
-    ]
-    positive = ["max_grad_norm", "batch.eval_seconds"]
-    positive += [
-        key
-        for key in ("batch.seconds", "data.max_seconds", "data.max_characters", "tracking.system_metrics_seconds")
-        if OmegaConf.select(config, key) is not None
-    ]
-    rules: list[tuple[list[str], str, Callable[[Any], bool]]] = [
-        (whole_from_one, "a whole number from 1 on", lambda v: type(v) is int and v >= 1),
-        (["workers", "seed"], "a whole number from 0 on", lambda v: type(v) is int and v >= 0),
-        (positive, "a number above 0", lambda v: type(v) in (int, float) and v > 0),
-        (["monitor"], f"one of {', '.join(MONITORS)}", lambda v: v in MONITORS),
-        (["dry_run", "fresh"], "true or false", lambda v: type(v) is bool),
-    ]
-    for keys, rule, holds in rules:
-        for key in keys:
-            value = OmegaConf.select(config, key)
-            if not holds(value):
-                raise InputError(f"{key}={value}: it must be {rule}")
-
-
 def score_parts(
-    recognizer: Recognizer, compute: Compute, parts: dict[str, Selection], eval_seconds: float, workers: int
+    recognizer: Recognizer, compute: Compute, parts: Mapping[str, CutSet], eval_seconds: float, workers: int
 ) -> dict[str, Evaluation]:
     """Greedy transcripts and their errors, part by part."""
     dataset = recognizer.dataset(augment=None, seed=0)
     return {
         part: evaluate(
             recognizer.model,
-            evaluation_batches(dataset, selection.kept, eval_seconds, workers, compute.pin_memory),
+            evaluation_batches(dataset, cuts, eval_seconds, workers, compute.pin_memory),
             recognizer.alphabet,
             compute,
         )
-        for part, selection in parts.items()
+        for part, cuts in parts.items()
     }

@@ -21,12 +21,13 @@ def manifest_path(manifest_dir: Path, part: str) -> Path:
     return manifest_dir / f"{part}.jsonl.gz"
 
 
-def load_cuts(source: str, root: Path, manifest_dir: Path) -> CutSet:
+def load_cuts(source: str, root: Path, manifest_dir: Path, corpus: str = "librispeech") -> CutSet:
     """All cuts of a part or of a file, in memory: each mono, with one supervision, its text and its audio file.
 
     source: a part that was indexed (manifest_dir/PART.jsonl.gz), or a file with a lhotse CutSet; cuts with several
             supervisions are cut up into one for each
     root:   the folder that holds the parts
+    corpus: which one python -m asr.prepare makes there, for the way out
     raises: InputError, naming the first cut or file at fault and how many there are
     """
     is_file = source.endswith(SUFFIXES)
@@ -37,7 +38,7 @@ def load_cuts(source: str, root: Path, manifest_dir: Path) -> CutSet:
         cuts = _read(path, "write it anew with CutSet.to_file")
     else:
         path = manifest_path(manifest_dir, source)
-        prepare = _prepare(root)
+        prepare = f"python -m asr.prepare {corpus} root={root}"
         if not path.is_file():
             known = sorted(found.name.removesuffix(".jsonl.gz") for found in manifest_dir.glob("*.jsonl.gz"))
             raise InputError(
@@ -49,7 +50,7 @@ def load_cuts(source: str, root: Path, manifest_dir: Path) -> CutSet:
         cuts = _read(path, f"make it anew: {prepare}")
     cuts = _one_supervision_each(cuts, path)
     if not is_file:
-        _refuse_other_root(cuts, path, root)
+        _refuse_other_root(cuts, path, root, prepare)
     _refuse_repeated_ids(cuts, path)
     _refuse_missing_audio(cuts, path)
     return CutSet.from_cuts(cuts)
@@ -70,17 +71,11 @@ def _read(path: Path, way_out: str) -> list[Cut]:
     return cuts
 
 
-def _prepare(root: Path) -> str:
-    return f"python -m asr.prepare librispeech root={root}"
-
-
-def _refuse_other_root(cuts: list[Cut], path: Path, root: Path) -> None:
+def _refuse_other_root(cuts: list[Cut], path: Path, root: Path, prepare: str) -> None:
     audio = cuts[0].recording.sources[0].source
     within = Path(audio).is_relative_to(os.path.abspath(root))
     if not within and not Path(os.path.realpath(audio)).is_relative_to(os.path.realpath(root)):
-        raise InputError(
-            f"{path} was made of another root: it names {audio}, but root={root}; make it anew: {_prepare(root)}"
-        )
+        raise InputError(f"{path} was made of another root: it names {audio}, but root={root}; make it anew: {prepare}")
 
 
 def _one_supervision_each(cuts: list[Cut], path: Path) -> list[Cut]:

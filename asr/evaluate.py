@@ -13,6 +13,7 @@ from asr.cli import entry_point
 from asr.console import console, print_results
 from asr.errors import InputError
 from asr.metrics import ErrorRates
+from asr.settings import POSITIVE, WHOLE_FROM_0, check
 
 
 @entry_point("evaluate")
@@ -27,6 +28,7 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> dict[str, ErrorRates]:
     """Error rates by part."""
+    check(config, {POSITIVE: "eval_seconds", WHOLE_FROM_0: "workers"})
     path = Path(config.checkpoint)
     saved = checkpoint.load(path)
     compute = build_compute(config.device, config.precision)

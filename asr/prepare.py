@@ -19,12 +19,14 @@ from asr.console import console
 from asr.download import ensure_part
 from asr.errors import InputError
 from asr.index import PartSummary, index_part
+from asr.settings import WHOLE_FROM_1, check
 from asr.synthetic import make_corpus
 
 
 @entry_point("prepare")
 def main(config: DictConfig) -> None:
     """Makes or finds every part, indexes it, and says what is there."""
+    check(config, {WHOLE_FROM_1: "jobs?"})
     root, jobs = Path(config.root), config.jobs or os.cpu_count() or 1
     if not config.parts:
         raise InputError("parts=[]: name at least one part, such as parts=[train-clean-100]")

@@ -1,7 +1,42 @@
-"""Nested settings as dotted keys: how configs are compared and how MLflow shows them."""
+"""Settings: what they must be, and as dotted keys, how configs are compared and shown in MLflow."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from asr.errors import InputError
+
+
+class Rule(NamedTuple):
+    """What a value must be, in words, and whether it is."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+Rules = Mapping[Rule, str]
+"""Rule -> the dotted keys that it is for, parted by spaces; one that ends in a question mark may be null."""
+
+WHOLE_FROM_0 = Rule("a whole number from 0 on", lambda value: type(value) is int and value >= 0)
+WHOLE_FROM_1 = Rule("a whole number from 1 on", lambda value: type(value) is int and value >= 1)
+POSITIVE = Rule("a number above 0", lambda value: type(value) in (int, float) and value > 0)
+
+
+def one_of(*values: object) -> Rule:
+    """The rule that a value is one of these, of the same type."""
+    names = ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+    return Rule(f"one of {names}", lambda value: any(value is v or (type(value) is str and value == v) for v in values))
+
+
+def check(config: DictConfig, rules: Rules) -> None:
+    """InputError for the first setting that breaks its rule."""
+    for rule, keys in rules.items():
+        for key in keys.split():
+            value = OmegaConf.select(config, key.rstrip("?"))
+            if not (rule.holds(value) or (value is None and key.endswith("?"))):
+                null = " or null" if key.endswith("?") else ""
+                raise InputError(f"{key.rstrip('?')}={value}: it must be {rule.words}{null}")
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -221,9 +221,8 @@ def test(session: Session, config: DictConfig, directory: Path, tracked: Run) ->
     saved = checkpoint.load(best)
     checkpoint.load_weights(session.recognizer.model, saved.model, best)
     results = {}
-    evaluations = score_parts(
-        session.recognizer, session.compute, session.data.test, config.batch.eval_seconds, config.workers
-    )
+    parts = {part: selection.kept for part, selection in session.data.test.items()}
+    evaluations = score_parts(session.recognizer, session.compute, parts, config.batch.eval_seconds, config.workers)
     for part, evaluation in evaluations.items():
         results[part] = evaluation.rates
         rows = artifacts.error_rows(evaluation.scored)
