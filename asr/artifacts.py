@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
-import torch
 from lhotse.cut import Cut
+from torch import Tensor
 
 from asr.augment import seeded
 from asr.dataset import UtteranceDataset, load_audio
@@ -56,21 +57,35 @@ def write_json(content: Any, path: Path) -> Path:
 
 
 def write_augmentation(dataset: UtteranceDataset, cut: Cut, folder: Path) -> list[Path]:
-    """One utterance before and after augmentation, as in the first pass: a picture and two sound files."""
+    """One utterance before and after augmentation, in the pass of the first ten that changes it most.
+
+    (Many transforms come with a small probability: in the first pass there may be nothing to see.)
+    returns: a picture of both spectrograms and a sound file of each
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    plain = UtteranceDataset(dataset.alphabet, dataset.features, None, dataset.seed)
-    before, after = (d.utterance(cut, pass_number=0).features.T.numpy() for d in (plain, dataset))
+    before = UtteranceDataset(dataset.alphabet, dataset.features, None, dataset.seed).utterance(cut, 0).features
+    versions = [dataset.utterance(cut, number).features for number in range(10)]
+    number = max(range(10), key=lambda n: _change(before, versions[n]))
     rate = dataset.features.sample_rate
-    original = load_audio(cut, rate)
-    augmented = original
-    if dataset.augment is not None:
-        with seeded(dataset.seed, 0, cut.id):
-            augmented = dataset.augment.waveform(original, rate)
-    figure = spectrogram_pair(before, after, dataset.features.hop_samples / rate, cut.id)
+    figure = spectrogram_pair(
+        before.T.numpy(),
+        versions[number].T.numpy(),
+        dataset.features.hop_samples / rate,
+        f"{cut.id}, before and after augmentation (pass {number} over the data)",
+    )
     picture = folder / "spectrograms.png"
     figure.savefig(picture)
+    original = augmented = load_audio(cut, rate)
+    if dataset.augment is not None:
+        with seeded(dataset.seed, number, cut.id):
+            augmented = dataset.augment.waveform(original, rate)
     sounds = [folder / "before.wav", folder / "after.wav"]
     for path, samples in zip(sounds, (original, augmented), strict=True):
-        peak = max(PCM_PEAK, float(torch.from_numpy(samples).abs().max()))
+        peak = max(PCM_PEAK, float(np.abs(samples).max()))
         soundfile.write(path, samples * (PCM_PEAK / peak), rate)
     return [picture, *sounds]
+
+
+def _change(before: Tensor, after: Tensor) -> float:
+    frames = min(len(before), len(after))
+    return float((before[:frames] - after[:frames]).abs().mean())

@@ -125,8 +125,16 @@ def _joined(parts: dict[str, Selection]) -> CutSet:
 
 
 def load_parts(config: DictConfig, sources: Sequence[str]) -> dict[str, CutSet]:
-    """Every cut of each source."""
-    return {source: load_cuts(source, Path(config.root), Path(config.manifests), config.corpus) for source in sources}
+    """Every cut of each source, by the part's name or the file's (without folder and suffixes)."""
+    parts: dict[str, CutSet] = {}
+    for source in sources:
+        name = Path(source).name.split(".")[0]
+        if name in parts:
+            raise InputError(
+                f"{list(sources)}: {name} stands twice; name each part once, and give each file its own name"
+            )
+        parts[name] = load_cuts(source, Path(config.root), Path(config.manifests), config.corpus)
+    return parts
 
 
 def build_data(config: DictConfig, recognizer: Recognizer) -> Data:

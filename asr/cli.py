@@ -81,15 +81,18 @@ def _explain(error: Exception, config_name: str) -> str:
 
 
 def run_name(overrides: list[str]) -> str:
-    """A directory's name from a command's overrides: the experiment first, then what differs, in the order given."""
+    """A directory's name from a command's overrides: the experiment first, then what differs, in the order given.
+
+    It holds no character that Hydra or a shell would take for its own: the paths of checkpoints are typed in commands.
+    """
     parts = []
     for override in sorted(overrides, key=lambda o: not o.startswith("experiment=")):
         key, _, value = override.lstrip("+").partition("=")
         if key.split(".")[0] not in EXECUTION_KEYS:
             # A path tells enough by its last folder; two that end alike are told apart when their configs are compared.
             value = value.rstrip("/").rsplit("/", 1)[-1]
-            parts.append(value if key == "experiment" else f"{key}={value}")
-    name = re.sub(r"[^\w.,=+-]+", "_", ",".join(parts)) or "default"
+            parts.append(value if key == "experiment" else f"{key}-{value}")
+    name = re.sub(r"[^\w.+-]+", "_", "+".join(parts)) or "default"
     if len(name) > LONGEST_NAME:
         digest = blake2b(name.encode(), digest_size=4).hexdigest()
         name = f"{name[: LONGEST_NAME - 9]}-{digest}"

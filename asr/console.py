@@ -1,7 +1,9 @@
 """What a run shows on the terminal: its plan, its progress and its results."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from asr.metrics import ErrorRates
 
 # A file or a pipe has no width of its own: wide enough there that no table breaks its lines.
 console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+UI = ".venv/bin/mlflow ui --backend-store-uri"
 
 
 class PartPlan(NamedTuple):
@@ -46,13 +49,10 @@ def print_facts(facts: Mapping[str, str]) -> None:
     console.print(grid)
 
 
-def look_at(tracking_uri: str) -> str:
-    """What a person does to see the runs that were logged there."""
-    return (
-        f"open {tracking_uri}"
-        if "://" not in tracking_uri or tracking_uri.startswith("http")
-        else (f".venv/bin/mlflow ui --backend-store-uri {tracking_uri}")
-    )
+def print_whereabouts(directory: Path, tracking_uri: str) -> None:
+    """Where the files of a run are, and how to see all runs. Never wrapped, so that a command can be copied."""
+    ui = f"open {tracking_uri}" if tracking_uri.startswith("http") else f"{UI} {tracking_uri}"
+    console.print(f"Everything is in {os.path.relpath(directory)}\nCompare runs: {ui}", soft_wrap=True)
 
 
 def progress_bar() -> Progress:

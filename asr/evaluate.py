@@ -39,8 +39,7 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     evaluations = score_parts(recognizer, compute, parts, config.eval_seconds, config.workers)
     directory = Path(config.output_dir)
     for part, evaluation in evaluations.items():
-        name = Path(part).name  # a part may be a file of cuts
-        artifacts.write_table(artifacts.error_rows(evaluation.scored), directory / "errors" / f"{name}.tsv")
+        artifacts.write_table(artifacts.error_rows(evaluation.scored), directory / "errors" / f"{part}.tsv")
     results = {part: evaluation.rates for part, evaluation in evaluations.items()}
     artifacts.write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
     return results

@@ -5,7 +5,6 @@ python -m asr.train experiment=quickstart dry_run=true
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -18,7 +17,7 @@ from asr import artifacts, checkpoint
 from asr.build import Session, build_session, score_parts
 from asr.checkpoint import TrainState
 from asr.cli import EXECUTION_KEYS, entry_point, run_name
-from asr.console import console, look_at, print_plan, print_results, progress_bar
+from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
 from asr.dataset import Batch, Position, evaluation_batches, training_batches
 from asr.errors import InputError
 from asr.loop import Compute, EpochSummary, Evaluation, StepMetrics, evaluate, train_epoch
@@ -110,15 +109,15 @@ def run(config: DictConfig, name: str, choices: Mapping[str, str]) -> dict[str, 
     state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
     restore(state, directory, plain)
     if (directory / "results.json").exists():
-        return show_finished(directory, name)
+        return show_finished(config, directory, name)
 
     directory.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(plain, directory / "config.json")
     with open_tracked(config, name, choices, plain, directory) as tracked:
         train(state, session, config, plain, directory, tracked)
-        results = test(session, config, directory, tracked)
+        results = test(state, session, config, directory, tracked)
     print_results(f"{name}: best.pt on the test parts", results)
-    console.print(f"Everything is in {os.path.relpath(directory)}\nCompare runs: {look_at(config.tracking.uri)}")
+    print_whereabouts(directory, config.tracking.uri)
     return results
 
 
@@ -153,11 +152,12 @@ def restore(state: TrainState, directory: Path, config: dict[str, Any]) -> None:
         checkpoint.load_weights(state.model, checkpoint.load(path).model, path)
 
 
-def show_finished(directory: Path, name: str) -> dict[str, ErrorRates]:
+def show_finished(config: DictConfig, directory: Path, name: str) -> dict[str, ErrorRates]:
     """The results of a run that needs no more training."""
     stored = json.loads((directory / "results.json").read_text())
     results = {part: ErrorRates.from_json(rates) for part, rates in stored.items()}
     print_results(f"{name}: finished before (fresh=true trains it again)", results)
+    print_whereabouts(directory, config.tracking.uri)
     return results
 
 
@@ -215,11 +215,13 @@ def train(
         )
 
 
-def test(session: Session, config: DictConfig, directory: Path, tracked: Run) -> dict[str, ErrorRates]:
+def test(
+    state: TrainState, session: Session, config: DictConfig, directory: Path, tracked: Run
+) -> dict[str, ErrorRates]:
     """Scores best.pt on every test part, once, and writes what people look at."""
     best = directory / "best.pt"
     saved = checkpoint.load(best)
-    checkpoint.load_weights(session.recognizer.model, saved.model, best)
+    checkpoint.load_weights(state.model, saved.model, best)
     results = {}
     parts = {part: selection.kept for part, selection in session.data.test.items()}
     evaluations = score_parts(session.recognizer, session.compute, parts, config.batch.eval_seconds, config.workers)
@@ -233,7 +235,7 @@ def test(session: Session, config: DictConfig, directory: Path, tracked: Run) ->
         )
     artifacts.write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
     curves = directory / "learning_curves.png"
-    learning_curves(saved.history).savefig(curves)
+    learning_curves(state.history).savefig(curves)
     for path in (directory / "results.json", directory / "history.jsonl", curves):
         tracked.log_file(path)
     tracked.log_file(best, "checkpoints")

@@ -7,5 +7,3 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 .venv/bin/python -m asr.prepare synthetic
 .venv/bin/python -m asr.train experiment=quickstart "$@"
-echo
-echo "See the run in a browser: .venv/bin/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db"

@@ -101,7 +101,7 @@ def test_a_multirun_gives_each_run_its_directory_and_all_one_experiment(command,
     code, printed = command("train", "-m", "seed=1,2", *overrides)
     assert code == 0, printed.err
     folders = sorted(path.parent.name for path in (tmp_path / "outputs" / "runs").glob("*/results.json"))
-    assert [folder.split(",")[0] for folder in folders] == ["seed=1", "seed=2"]
+    assert [folder.split("+")[0] for folder in folders] == ["seed-1", "seed-2"]
     client = MlflowClient("sqlite:///outputs/mlflow.db")
     assert len(client.search_runs([client.get_experiment_by_name("asr").experiment_id])) == 2
 
@@ -110,11 +110,11 @@ def test_a_multirun_gives_each_run_its_directory_and_all_one_experiment(command,
     ("overrides", "name"),
     [
         ([], "default"),
-        (["model=ds2_7gru", "data=clean"], "model=ds2_7gru,data=clean"),
-        (["seed=2", "experiment=exp3"], "exp3,seed=2"),
-        (["experiment=exp1", "data.root=/big/disk/LibriSpeech", "dry_run=true"], "exp1,data.root=LibriSpeech"),
+        (["model=ds2_7gru", "data=clean"], "model-ds2_7gru+data-clean"),
+        (["seed=2", "experiment=exp3"], "exp3+seed-2"),
+        (["experiment=exp1", "data.root=/big/disk/LibriSpeech", "dry_run=true"], "exp1+data.root-LibriSpeech"),
         (["tracking.uri=http://host:5000", "workers=4"], "default"),
-        (["data.train=[a,b c]"], "data.train=_a,b_c_"),
+        (["data.train=[a,b c]", "optimizer.lr=1e-4"], "data.train-_a_b_c_+optimizer.lr-1e-4"),
     ],
 )
 def test_a_run_is_named_by_what_it_overrides(overrides, name):

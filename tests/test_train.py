@@ -4,14 +4,18 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
-from conftest import compose_small
+from conftest import compose_small, write_part
+from lhotse import CutSet
 from mlflow import MlflowClient
 
 from asr import checkpoint, evaluate
 from asr.build import build_session
 from asr.errors import InputError
+from asr.index import index_part
 from asr.train import run
 
 CHOICES = {
@@ -159,12 +163,37 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(trained, config):
         run(config("model.gru_size=16", f"init_from={trained.directory / 'best.pt'}"), "second", CHOICES)
 
 
+def test_a_file_of_cuts_stands_in_for_a_part(trained, config, corpus, tmp_path):
+    cuts = CutSet.from_file(corpus / "cuts" / "test-other.jsonl.gz").subset(first=2)
+    cuts.to_file(tmp_path / "mine.jsonl.gz")
+    best = f"checkpoint={trained.directory / 'best.pt'}"
+    parts = f"parts=[{tmp_path / 'mine.jsonl.gz'},test-clean]"
+    results = evaluate.run(config(best, parts, "workers=0", name="evaluate", small=False))
+    assert {part: rates.utterances for part, rates in results.items()} == {"mine": 2, "test-clean": 6}
+    assert len((tmp_path / "run" / "errors" / "mine.tsv").read_text().splitlines()) == 3
+
+
 def test_dry_run_writes_nothing(config, tmp_path, capsys):
     assert run(config("dry_run=true", "data.max_seconds=0.9"), "small", CHOICES) == {}
     plan = capsys.readouterr().out
     assert "too long (>= 0.9 s)" in plan
     assert "parameters" in plan
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_tells_what_was_rejected_and_what_is_resampled(tmp_path, capsys):
+    root = tmp_path / "LibriSpeech"
+    for speaker, part in enumerate(("train-clean-100", "train-clean-360", "dev-clean", "test-clean", "test-other"), 1):
+        write_part(root, part, speaker, 3, seed=speaker)
+    (root / "dev-clean" / "3" / "1" / "3-1-0000.flac").write_bytes(b"no audio")
+    soundfile.write(root / "dev-clean" / "3" / "1" / "3-1-0001.flac", np.zeros(8000) + 0.1, 8000)
+    for part in ("train-clean-100", "train-clean-360", "dev-clean", "test-clean", "test-other"):
+        index_part(root, part, root / "cuts", jobs=1)
+    run(compose_small(root, tmp_path, "dry_run=true"), "small", CHOICES)
+    plan = " ".join(capsys.readouterr().out.split())
+    assert "1 when indexed, see" in plan
+    assert "1 utterances have another sample rate than 16000 Hz" in plan
+    assert "dev dev-clean 2 " in plan
 
 
 def test_an_epoch_is_a_pass_over_the_data_where_no_steps_are_given(config):
@@ -194,6 +223,7 @@ def test_bf16_trains_with_a_finite_loss(config, tmp_path):
         ("data.max_seconds=0.1", "no utterance is left.*too long"),
         ("data.test=[dev-clean]", "dev-clean.*one role"),
         ("data.test=[]", "must each name a part"),
+        ("data.train=[train-clean-100,train-clean-100]", "train-clean-100 stands twice"),
         ("optimizer.lr=-1", "optimizer.*-1"),
         ("optimizer._target_=torch.optim.Nothing", "optimizer.*Nothing"),
         ("+optimizer.speed=3", "optimizer.*speed"),
