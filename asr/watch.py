@@ -46,9 +46,9 @@ class Watch:
     def epoch(self, state: TrainState, better: bool) -> None:
         """Saves first, then tells: a line on the terminal, history.jsonl, MLflow."""
         saved = state.to_checkpoint(self.config)
-        checkpoint.save(saved, self.directory / "last.pt")
-        if better:
+        if better:  # before last.pt: killed in between, the run does this epoch again and nothing is amiss
             checkpoint.save(saved, self.directory / "best.pt")
+        checkpoint.save(saved, self.directory / "last.pt")
         lines = "".join(json.dumps(record) + "\n" for record in state.history)
         (self.directory / "history.jsonl").write_text(lines)
         record = state.history[-1]

@@ -106,19 +106,19 @@ def test_a_finished_run_is_not_trained_again(trained, corpus, capsys):
     assert "finished before" in capsys.readouterr().out
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(config, tmp_path, monkeypatch):
-    """Killed in its third epoch and started again, a run ends as if nothing had happened, dropout included."""
+@pytest.mark.parametrize("written", ["best.pt", "last.pt"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, written):
+    """Stopped after either checkpoint of its second epoch, a run ends as if nothing had happened, dropout included."""
     settings = ("epochs=4", "steps_per_epoch=5", "model.gru_layers=2", "augment=wave_spec")
     whole = config(*settings, f"output_dir={tmp_path / 'whole'}")
     run(whole, "whole", CHOICES)
 
     stopped = config(*settings, f"output_dir={tmp_path / 'stopped'}")
-    real, calls = checkpoint.save, []
+    real = checkpoint.save
 
     def save_then_stop(saved, path):
         real(saved, path)
-        calls.append(path)
-        if path.name == "last.pt" and saved.progress["epoch"] == 2:
+        if path.name == written and saved.progress["epoch"] == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, "save", save_then_stop)
@@ -127,10 +127,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(config, tmp_path, mo
     monkeypatch.setattr(checkpoint, "save", real)
     run(stopped, "stopped", CHOICES)
 
-    ends = [checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "stopped")]
-    assert ends[0].progress == ends[1].progress
-    for name, weight in ends[0].model.items():
-        assert torch.equal(weight, ends[1].model[name]), name
+    for file in ("best.pt", "last.pt"):
+        ends = [checkpoint.load(tmp_path / name / file) for name in ("whole", "stopped")]
+        assert ends[0].progress == ends[1].progress
+        for name, weight in ends[0].model.items():
+            assert torch.equal(weight, ends[1].model[name]), name
     losses = [[record["train_loss"] for record in end.history] for end in ends]
     assert losses[0] == losses[1]
     _, runs = logged_runs(tmp_path)
