@@ -76,7 +76,7 @@ def _explain(error: Exception, config_name: str) -> str:
         return f"{key[1]}: there is no such setting, nor a group {parent!r}; see --cfg job for all of them"
     names = [str(n) for n in level if n != "hydra"]
     near = get_close_matches(name, names, n=1)
-    hint = f"; did you mean {(parent + '.' if parent else '') + near[0]}?" if near else ""
+    hint = f"; did you mean {(parent + '.' if parent else '') + near[0]}?" if near else "."
     return f"{key[1]}: there is no such setting{hint} Valid {'in ' + parent if parent else 'here'}: {', '.join(names)}"
 
 
@@ -89,8 +89,9 @@ def run_name(overrides: list[str]) -> str:
     for override in sorted(overrides, key=lambda o: not o.startswith("experiment=")):
         key, _, value = override.lstrip("+").partition("=")
         if key.split(".")[0] not in EXECUTION_KEYS:
-            # A path tells enough by its last folder; two that end alike are told apart when their configs are compared.
-            value = value.rstrip("/").rsplit("/", 1)[-1]
+            # A path tells enough by its last folder, a checkpoint (every run has a best.pt) with the one before. Two
+            # that end alike are told apart when their configs are compared.
+            value = "-".join(value.rstrip("/").split("/")[-2 if value.endswith(".pt") else -1 :])
             parts.append(value if key == "experiment" else f"{key}-{value}")
     name = re.sub(r"[^\w.+-]+", "_", "+".join(parts)) or "default"
     if len(name) > LONGEST_NAME:

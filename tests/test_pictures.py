@@ -56,7 +56,7 @@ def test_spectrograms_of_different_length_keep_their_seconds(tmp_path: Path) -> 
 @pytest.mark.parametrize("value", [0.0, -math.inf, math.nan])
 def test_silence_can_be_drawn(value: float, tmp_path: Path) -> None:
     figure = spectrogram_pair(np.full((64, 50), value), np.full((64, 50), -11.5), 0.01, "silence")
-    saved_size(figure, tmp_path / "silence.png")
+    assert saved_size(figure, tmp_path / "silence.png")[0] == 1200
 
 
 @pytest.mark.parametrize("shape", [(64, 50), (80,), (1, 80, 50)])
@@ -81,7 +81,7 @@ def test_learning_curves_show_every_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 100])
 def test_learning_curves_of_any_length(count: int, tmp_path: Path) -> None:
-    saved_size(learning_curves(epoch_records(count)), tmp_path / "curves.png")
+    assert saved_size(learning_curves(epoch_records(count)), tmp_path / "curves.png")[0] == 1200
 
 
 def test_what_is_missing_or_not_finite_is_a_gap(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_what_is_missing_or_not_finite_is_a_gap(tmp_path: Path) -> None:
 
 def test_a_curve_that_is_never_finite_can_be_drawn(tmp_path: Path) -> None:
     history = [record | {"train_loss": math.nan, "dev_wer": None} for record in epoch_records(3)]
-    saved_size(learning_curves(history), tmp_path / "nan.png")
+    assert saved_size(learning_curves(history), tmp_path / "nan.png")[0] == 1200
 
 
 def test_no_window_system_is_touched() -> None:
