@@ -4,6 +4,8 @@ import csv
 import json
 import os
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import soundfile
 from lhotse.cut import Cut
 from torch import Tensor
 
-from asr.augment import seeded
-from asr.dataset import UtteranceDataset, load_audio
+from asr.augment import Augment, Sometimes
+from asr.dataset import UtteranceDataset
 from asr.metrics import Scored
 from asr.pictures import spectrogram_pair
 
@@ -57,33 +59,53 @@ def write_json(content: Any, path: Path) -> Path:
 
 
 def write_augmentation(dataset: UtteranceDataset, cut: Cut, folder: Path) -> list[Path]:
-    """One utterance before and after augmentation, in the pass of the first ten that changes it most.
+    """One utterance before and after: all of its augmentation, and each transform on its own.
 
-    (Many transforms come with a small probability: in the first pass there may be nothing to see.)
-    returns: a picture of both spectrograms and a sound file of each
+    Many transforms come with a small probability. So all of them are shown as they come in the pass of the first ten
+    that changes the utterance most, and each on its own as if it always came.
+
+    returns: before.wav, all.png and all.wav, then NUMBER_NAME.png of each transform and, if it changes the wave, .wav
     """
     folder.mkdir(parents=True, exist_ok=True)
-    before = UtteranceDataset(dataset.alphabet, dataset.features, None, dataset.seed).utterance(cut, 0).features
-    versions = [dataset.utterance(cut, number).features for number in range(10)]
-    number = max(range(10), key=lambda n: _change(before, versions[n]))
-    rate = dataset.features.sample_rate
-    figure = spectrogram_pair(
-        before.T.numpy(),
-        versions[number].T.numpy(),
-        dataset.features.hop_samples / rate,
-        f"{cut.id}, before and after augmentation (pass {number} over the data)",
-    )
-    picture = folder / "spectrograms.png"
-    figure.savefig(picture)
-    original = augmented = load_audio(cut, rate)
-    if dataset.augment is not None:
-        with seeded(dataset.seed, number, cut.id):
-            augmented = dataset.augment.waveform(original, rate)
-    sounds = [folder / "before.wav", folder / "after.wav"]
-    for path, samples in zip(sounds, (original, augmented), strict=True):
-        peak = max(PCM_PEAK, float(np.abs(samples).max()))
-        soundfile.write(path, samples * (PCM_PEAK / peak), rate)
-    return [picture, *sounds]
+    original = replace(dataset, augment=None)
+    clean = original.utterance(cut, 0).features
+    number = max(range(10), key=lambda n: _change(clean, dataset.utterance(cut, n).features))
+    frame_seconds = dataset.features.hop_samples / dataset.features.sample_rate
+    written = [_write_wave(original.waveform(cut, 0), dataset, folder / "before.wav")]
+    assert dataset.augment is not None
+    for name, augment in {"all": dataset.augment, **_one_by_one(dataset.augment)}.items():
+        changed = replace(dataset, augment=augment)
+        title = f"{cut.id}, before and after {'augmentation' if name == 'all' else name}"
+        picture = folder / f"{name}.png"
+        after = changed.utterance(cut, number).features
+        spectrogram_pair(clean.T.numpy(), after.T.numpy(), frame_seconds, title).savefig(picture)
+        written.append(picture)
+        if augment.wave:
+            written.append(_write_wave(changed.waveform(cut, number), dataset, folder / f"{name}.wav"))
+    return written
+
+
+def _one_by_one(augment: Augment) -> dict[str, Augment]:
+    """Each transform alone and, if it has a probability, certain."""
+
+    def certain(transform: Any) -> Any:
+        always = copy(transform)
+        if hasattr(always, "p"):
+            always.p = 1.0
+        return always
+
+    alone = {}
+    for number, transform in enumerate(augment.transforms, start=1):
+        kind = type(transform.transform if isinstance(transform, Sometimes) else transform).__name__
+        field = "wave" if number <= len(augment.wave) else "spectrogram"
+        alone[f"{number}_{kind}"] = Augment(**{field: [certain(transform)]})
+    return alone
+
+
+def _write_wave(samples: np.ndarray, dataset: UtteranceDataset, path: Path) -> Path:
+    peak = max(PCM_PEAK, float(np.abs(samples).max()))
+    soundfile.write(path, samples * (PCM_PEAK / peak), dataset.features.sample_rate)
+    return path
 
 
 def _change(before: Tensor, after: Tensor) -> float:

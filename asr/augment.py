@@ -56,6 +56,11 @@ class Augment:
     wave: Sequence[WaveTransform] = field(default_factory=tuple)
     spectrogram: Sequence[Callable[[Tensor], Tensor]] = field(default_factory=tuple)
 
+    @property
+    def transforms(self) -> list[Callable]:
+        """All of them, in the order in which they are applied."""
+        return [*self.wave, *self.spectrogram]
+
     def waveform(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
         """samples: (N,) float32 in -1..1; returns (N',) float32."""
         for transform in self.wave:

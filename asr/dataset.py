@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
@@ -75,14 +76,17 @@ def load_audio(cut: Cut, sample_rate: int) -> np.ndarray:
         ) from error
 
 
+@dataclass(frozen=True)
 class UtteranceDataset(Dataset):
     """Item (position, cuts) -> Batch, or the InputError that stopped it.
 
     augment: of training utterances, drawn from (seed, pass, utterance id); null for dev and test
     """
 
-    def __init__(self, alphabet: Alphabet, features: LogMel, augment: Augment | None, seed: int) -> None:
-        self.alphabet, self.features, self.augment, self.seed = alphabet, features, augment, seed
+    alphabet: Alphabet
+    features: LogMel
+    augment: Augment | None
+    seed: int
 
     def __getitem__(self, item: tuple[Position, list[Cut]]) -> Batch | InputError:
         position, cuts = item
@@ -94,17 +98,22 @@ class UtteranceDataset(Dataset):
 
     def utterance(self, cut: Cut, pass_number: int) -> Utterance:
         """Reads, augments and transforms one cut."""
-        samples = load_audio(cut, self.features.sample_rate)
-        if self.augment is None:
-            features = self.features(torch.from_numpy(samples))
-        else:
-            with seeded(self.seed, pass_number, cut.id):
-                samples = self.augment.waveform(samples, self.features.sample_rate)
-                features = self.features(torch.from_numpy(samples), self.augment.spectrogram)
+        with seeded(self.seed, pass_number, cut.id):
+            samples = self._waveform(cut)
+            features = self.features(torch.from_numpy(samples), self.augment.spectrogram if self.augment else ())
         reference = self.alphabet.normalize(cut.supervisions[0].text or "")
         return Utterance(
             cut.id, reference, features.T, torch.tensor(self.alphabet.encode(reference), dtype=torch.long), cut.duration
         )
+
+    def waveform(self, cut: Cut, pass_number: int) -> np.ndarray:
+        """(N,) samples as they go into the spectrogram: what people can listen to."""
+        with seeded(self.seed, pass_number, cut.id):
+            return self._waveform(cut)
+
+    def _waveform(self, cut: Cut) -> np.ndarray:
+        samples = load_audio(cut, self.features.sample_rate)
+        return self.augment.waveform(samples, self.features.sample_rate) if self.augment else samples
 
 
 def collate(position: Position, utterances: list[Utterance]) -> Batch:

@@ -20,6 +20,7 @@ from asr.errors import InputError
 from asr.loss import alignable, ctc_losses
 from asr.metrics import ErrorRates, Scored, score
 from asr.model import ModelOutput
+from asr.provenance import processor
 from asr.text import Alphabet
 
 
@@ -34,6 +35,14 @@ class Compute:
     def pin_memory(self) -> bool:
         """Whether batches go to the device faster from page-locked memory."""
         return self.device.type == "cuda"
+
+    def describe(self) -> str:
+        """The device and the precision, as people name them."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = f"{processor()}, {torch.get_num_threads()} threads"
+        return f"{self.device} ({name}), {'bf16' if self.bf16 else 'float32'}"
 
     def autocast(self) -> AbstractContextManager:
         """The context of every forward pass."""

@@ -22,7 +22,6 @@ Frames = TypeVar("Frames", int, Tensor)
 class ConvSpec(NamedTuple):
     """One convolution; pairs are frequency x time, and the padding is half of the kernel."""
 
-    channels: int
     kernel: tuple[int, int]
     stride: tuple[int, int]
 
@@ -107,7 +106,8 @@ class BidirectionalGRU(nn.Module):
 class DeepSpeech2(nn.Module):
     """Log-probabilities of every symbol at every output frame.
 
-    convs:       the convolutions, each followed by BatchNorm2d and Hardtanh(0, 20)
+    convs:       kernel and stride of the convolutions, each followed by BatchNorm2d and Hardtanh(0, 20)
+    conv_channels: of every convolution
     conv_norm:   one more BatchNorm2d and ReLU between convolutions and GRUs
     gru_layers, gru_size: bidirectional layers, units of each direction
     dropout:     between GRU layers
@@ -120,6 +120,7 @@ class DeepSpeech2(nn.Module):
     def __init__(
         self,
         convs: Sequence[Any],
+        conv_channels: int,
         conv_norm: bool,
         gru_layers: int,
         gru_size: int,
@@ -133,15 +134,15 @@ class DeepSpeech2(nn.Module):
             raise InputError(f"model: {len(convs)} convs and gru_layers={gru_layers}; at least one of each is needed")
         if any(size % 2 == 0 for conv in convs for size in conv["kernel"]):
             raise InputError("model.convs: a kernel has an even side; odd ones keep the frames centred")
-        self.specs = [ConvSpec(c["channels"], tuple(c["kernel"]), tuple(c["stride"])) for c in convs]
+        self.specs = [ConvSpec(tuple(c["kernel"]), tuple(c["stride"])) for c in convs]
         self.n_mels = n_mels
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         channels, height = 1, n_mels
         for spec in self.specs:
             padding = (spec.kernel[0] // 2, spec.kernel[1] // 2)
-            self.convs.append(nn.Conv2d(channels, spec.channels, spec.kernel, spec.stride, padding))
-            self.norms.append(MaskedBatchNorm2d(spec.channels))
-            channels, height = spec.channels, (height - 1) // spec.stride[0] + 1
+            self.convs.append(nn.Conv2d(channels, conv_channels, spec.kernel, spec.stride, padding))
+            self.norms.append(MaskedBatchNorm2d(conv_channels))
+            channels, height = conv_channels, (height - 1) // spec.stride[0] + 1
         self.conv_norm = MaskedBatchNorm2d(channels) if conv_norm else None
         sizes = [channels * height] + [2 * gru_size] * gru_layers
         self.grus = nn.ModuleList(BidirectionalGRU(size, gru_size) for size in sizes[:-1])

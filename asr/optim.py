@@ -16,18 +16,21 @@ def one_cycle(optimizer: Optimizer, total_steps: int, max_lr: float, **settings:
     return OneCycleLR(optimizer, max_lr, total_steps=total_steps, **settings)
 
 
-def cyclic(optimizer: Optimizer, total_steps: int, base_lr: float, max_lr: float, **settings: Any) -> LRScheduler:
-    """Up and down between base_lr and max_lr again and again, whatever total_steps is.
+def cyclic(
+    optimizer: Optimizer, total_steps: int, base_lr: float, max_lr: float, cycles: float, **settings: Any
+) -> LRScheduler:
+    """Up from base_lr to max_lr and down again, `cycles` times within total_steps; a cycle has two steps at least.
 
-    source: torch's CyclicLR
-    raises: InputError if it is to cycle the momentum of an optimizer that has none
+    Counted in cycles a run that is shortened keeps the shape of its schedule; in torch's own terms step_size_up is half
+    of a cycle's steps.
+
+    source: torch's CyclicLR. It cycles momentum (or Adam's beta1) too unless cycle_momentum is false
+    raises: InputError if cycles is not above 0
     """
-    if settings.get("cycle_momentum", True) and "momentum" not in optimizer.defaults:
-        raise InputError(
-            f"scheduler.cycle_momentum=true: {type(optimizer).__name__} has no momentum for CyclicLR to cycle; "
-            "set scheduler.cycle_momentum=false or optimizer=sgd"
-        )
-    return CyclicLR(optimizer, base_lr, max_lr, **settings)
+    if not cycles > 0:
+        raise InputError(f"scheduler.cycles={cycles}: it must be above 0")
+    half = max(1.0, total_steps / cycles / 2)
+    return CyclicLR(optimizer, base_lr, max_lr, step_size_up=half, **settings)  # type: ignore[arg-type]
 
 
 def constant(optimizer: Optimizer, total_steps: int) -> LRScheduler:

@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from asr.build import Data, Session
+from asr.cli import Job
 from asr.console import PartPlan
 from asr.corpus import drops
 from asr.model import count_parameters
@@ -20,6 +22,19 @@ def plan_parts(data: Data) -> list[PartPlan]:
     ]
 
 
+def plan_record(config: DictConfig, session: Session, job: Job) -> dict[str, Any]:
+    """The plan as plan.json keeps it for the report."""
+    return {
+        "name": job.name,
+        "command": job.command,
+        "overrides": job.overrides,
+        "device": session.compute.describe(),
+        "parameters": count_parameters(session.recognizer.model),
+        "total_steps": config.epochs * session.steps_per_epoch,
+        "parts": [part._asdict() for part in plan_parts(session.data)],
+    }
+
+
 def plan_facts(config: DictConfig, session: Session, directory: Path) -> dict[str, str]:
     """What the run is about to do, by name."""
     batch, steps = config.batch, session.steps_per_epoch
@@ -32,7 +47,7 @@ def plan_facts(config: DictConfig, session: Session, directory: Path) -> dict[st
         "train on": f"{sum(len(s.kept) for s in train):,} utterances, {sum(s.hours for s in train):.2f} hours",
         "model": f"{count_parameters(session.recognizer.model):,} parameters",
         "training": f"{config.epochs} epochs of {steps:,} steps: {config.epochs * steps:,} steps of {of_what}",
-        "device": f"{session.compute.device}, {'bf16' if session.compute.bf16 else 'float32'}",
+        "device": session.compute.describe(),
         "results": os.path.relpath(directory),
         "tracking": f"{config.tracking.uri}, experiment {config.tracking.experiment}",
     }

@@ -1,5 +1,7 @@
 """What code a run is of: the commit, what differs from it, and the versions of all packages."""
 
+import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import distributions
@@ -34,3 +36,10 @@ def package_versions() -> dict[str, str]:
     """Every installed package, after python itself."""
     packages = sorted({(package.name, package.version) for package in distributions()}, key=str)
     return {"python": sys.version.split()[0], **dict(packages)}
+
+
+def processor() -> str:
+    """The CPU's name."""
+    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere platform knows
+    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -151,6 +151,17 @@ def open_run(
     return run
 
 
+def reopen_run(memory: Path, uri: str, experiment: str, name: str, choices: Mapping[str, object],
+               config: Mapping[str, Any], **settings: Any) -> Run:  # fmt: skip
+    """`open_run` that continues the run which the file `memory` names, if it is of this uri, and keeps it there."""
+    known = json.loads(memory.read_text()) if memory.exists() else {}
+    run_id = known.get("run_id") if known.get("uri") == uri else None
+    run = open_run(uri, experiment, name, choices, config, run_id=run_id, **settings)
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    memory.write_text(json.dumps({"uri": uri, "run_id": run.run_id}))
+    return run
+
+
 def _connect(uri: str, experiment: str) -> tuple[Any, str]:
     """A client and the experiment's id; one process at a time where the database is a file, as its migration races."""
     from filelock import FileLock

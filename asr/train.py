@@ -5,31 +5,31 @@ python -m asr.train experiment=quickstart dry_run=true
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from asr import artifacts, checkpoint
 from asr.build import Session, build_session, score_parts
 from asr.checkpoint import TrainState
-from asr.cli import EXECUTION_KEYS, entry_point, run_name
+from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point
 from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
 from asr.dataset import Batch, Position, evaluation_batches, training_batches
 from asr.errors import InputError
 from asr.loop import Compute, EpochSummary, Evaluation, StepMetrics, evaluate, train_epoch
 from asr.metrics import ErrorRates
 from asr.pictures import learning_curves
-from asr.plan import plan_facts, plan_parts
+from asr.plan import plan_facts, plan_parts, plan_record
 from asr.settings import differences
+from asr.sweep import parent_tags
 from asr.text import Alphabet
-from asr.tracking import Run, open_run
+from asr.tracking import Run, reopen_run
 from asr.watch import Watch
 
-GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment")
+GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "sweep")
 
 
 def fit(
@@ -78,6 +78,7 @@ def epoch_record(state: TrainState, trained: EpochSummary, dev: Evaluation) -> d
         "train_loss": trained.loss,
         "train_grad_norm": trained.grad_norm,
         "train_utterances": trained.utterances,
+        "train_audio_seconds": trained.audio_seconds,
         "train_padding_share": trained.padding_share,
         "train_wall_seconds": trained.wall_seconds,
         "train_audio_seconds_per_second": trained.audio_seconds / trained.wall_seconds,
@@ -90,16 +91,14 @@ def epoch_record(state: TrainState, trained: EpochSummary, dev: Evaluation) -> d
 @entry_point("train")
 def main(config: DictConfig) -> None:
     """The command: one run, named by its overrides."""
-    hydra = HydraConfig.get()
-    choices = {group: str(hydra.runtime.choices.get(group) or "") for group in GROUPS}
-    run(config, run_name(list(hydra.overrides.task)), choices)
+    run(config, current_job("asr.train", GROUPS))
 
 
-def run(config: DictConfig, name: str, choices: Mapping[str, str]) -> dict[str, ErrorRates]:
+def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
     """From plan to results by test part; empty after a dry run. In its directory a run goes on where it stopped."""
     directory = Path(config.output_dir)
     session = build_session(config)
-    print_plan(f"{name}: the plan", plan_parts(session.data), plan_facts(config, session, directory))
+    print_plan(f"{job.name}: the plan", plan_parts(session.data), plan_facts(config, session, directory))
     if config.dry_run:
         remove_if_empty(directory)
         return {}
@@ -107,16 +106,18 @@ def run(config: DictConfig, name: str, choices: Mapping[str, str]) -> dict[str, 
     if config.fresh:
         set_aside(directory)
     state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
-    restore(state, directory, plain)
+    restore(state, directory, plain, job)
     if (directory / "results.json").exists():
-        return show_finished(config, directory, name)
+        return show_finished(config, directory, job.name)
 
     directory.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(plain, directory / "config.json")
-    with open_tracked(config, name, choices, plain, directory) as tracked:
+    artifacts.write_json(plan_record(config, session, job), directory / "plan.json")
+    with open_tracked(config, job, plain, directory) as tracked:
+        tracked.log_file(directory / "plan.json")
         train(state, session, config, plain, directory, tracked)
         results = test(state, session, config, directory, tracked)
-    print_results(f"{name}: best.pt on the test parts", results)
+    print_results(f"{job.name}: best.pt on the test parts", results)
     print_whereabouts(directory, config.tracking.uri)
     return results
 
@@ -134,7 +135,7 @@ def set_aside(directory: Path) -> None:
         directory.rename(next(name for name in names if not name.exists()))
 
 
-def restore(state: TrainState, directory: Path, config: dict[str, Any]) -> None:
+def restore(state: TrainState, directory: Path, config: dict[str, Any], job: Job) -> None:
     """Goes on from last.pt if the directory has one, else takes the weights of init_from, if any."""
     last = directory / "last.pt"
     if last.exists():
@@ -149,7 +150,22 @@ def restore(state: TrainState, directory: Path, config: dict[str, Any]) -> None:
         console.print(f"Goes on from {last}: epoch {state.epoch} is done, step {state.step:,}.")
     elif config["init_from"]:
         path = Path(config["init_from"])
+        refuse_unfinished(path, job)
         checkpoint.load_weights(state.model, checkpoint.load(path).model, path)
+
+
+def refuse_unfinished(path: Path, job: Job) -> None:
+    """A run of another command whose weights are wanted must have ended: until then its best.pt still changes."""
+    if any(override.startswith("init_from=") for override in job.overrides) and not (path.parent / "last.pt").exists():
+        return  # any file that the user names: `load` says if it is none
+    if not (path.parent / "results.json").exists():
+        state = "has not ended" if path.exists() else "is not there"
+        first = path.parent.name.split("+")[0]
+        command = job.command.replace(f"experiment={job.choices.get('experiment')}", f"experiment={first}")
+        raise InputError(
+            f"init_from={path}: the run that this one starts from {state}. Run it to its end first ({command}); where "
+            "a launcher runs jobs side by side, call it alone before the others"
+        )
 
 
 def show_finished(config: DictConfig, directory: Path, name: str) -> dict[str, ErrorRates]:
@@ -161,24 +177,19 @@ def show_finished(config: DictConfig, directory: Path, name: str) -> dict[str, E
     return results
 
 
-def open_tracked(
-    config: DictConfig, name: str, choices: Mapping[str, str], plain: dict[str, Any], directory: Path
-) -> Run:
-    """The run's MLflow run: the one that it had before it was stopped, or a new one."""
-    memory = directory / "mlflow.json"
-    known = json.loads(memory.read_text()) if memory.exists() else {}
+def open_tracked(config: DictConfig, job: Job, plain: dict[str, Any], directory: Path) -> Run:
+    """The run's MLflow run: the one that it had before it was stopped, or a new one; under the sweep's, if any."""
     settings = config.tracking
-    tracked = open_run(
+    return reopen_run(
+        directory / "mlflow.json",
         settings.uri,
         settings.experiment,
-        name,
-        choices,
+        job.name,
+        job.choices,
         plain,
-        run_id=known.get("run_id") if known.get("uri") == settings.uri else None,
+        tags={"command": job.command, **parent_tags()},
         system_metrics_seconds=settings.system_metrics_seconds,
     )
-    artifacts.write_json({"uri": settings.uri, "run_id": tracked.run_id}, memory)
-    return tracked
 
 
 def train(
@@ -186,8 +197,9 @@ def train(
 ) -> None:
     """Runs `fit` with everything that watches it: progress, MLflow, history.jsonl, checkpoints."""
     dataset = session.recognizer.dataset(session.augment, config.seed)
-    for path in artifacts.write_augmentation(dataset, session.data.training_cuts()[0], directory / "augmentation"):
-        tracked.log_file(path, "augmentation")
+    if session.augment.transforms:
+        for path in artifacts.write_augmentation(dataset, session.data.training_cuts()[0], directory / "augmentation"):
+            tracked.log_file(path, "augmentation")
     batches = training_batches(
         dataset, session.sampler, Position(*state.position), config.workers, session.compute.pin_memory
     )

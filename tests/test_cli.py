@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import SMALL
@@ -101,17 +102,57 @@ def test_a_multirun_gives_each_run_its_directory_and_all_one_experiment(command,
     code, printed = command("train", "-m", "seed=1,2", *overrides)
     assert code == 0, printed.err
     folders = sorted(path.parent.name for path in (tmp_path / "outputs" / "runs").glob("*/results.json"))
-    assert [folder.split("+")[0] for folder in folders] == ["seed-1", "seed-2"]
+    assert len(folders) == 2
     client = MlflowClient("sqlite:///outputs/mlflow.db")
-    assert len(client.search_runs([client.get_experiment_by_name("asr").experiment_id])) == 2
+    runs = client.search_runs([client.get_experiment_by_name("asr").experiment_id])
+    (parent,) = [found for found in runs if found.data.tags.get("kind") == "sweep"]
+    assert parent.info.status == "FINISHED"
+    children = [found for found in runs if found.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(child.data.params["seed"] for child in children) == ["1", "2"]
+
+    assert command("train", "-m", "seed=1,2", *overrides)[0] == 0  # the same sweep again: nothing is new
+    assert len(client.search_runs([parent.info.experiment_id])) == 3
+
+
+def test_the_writeups_sweep_runs_all_four_in_order(command, corpus, tmp_path):
+    """The second stage of exp2 goes on from the first's best checkpoint, which it finds by name."""
+    overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=1"]
+    code, printed = command("train", "sweep=writeup", *overrides)
+    assert code == 0, printed.err
+    client = MlflowClient("sqlite:///outputs/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("asr").experiment_id], order_by=["start_time"])
+    assert [found.data.params.get("experiment") for found in runs] == [None, "exp1", "exp2_clean", "exp2_other", "exp3"]
+    assert {found.data.params.get("sweep") for found in runs} == {"writeup"}
+    start = Path(runs[3].data.params["init_from"])
+    assert start == next((tmp_path / "outputs" / "runs").glob("exp2_clean+*/best.pt")).relative_to(tmp_path)
+    assert "outputs/runs/exp3" in printed.out
+
+
+def test_the_second_stage_alone_says_which_command_makes_the_first(command, corpus, tmp_path):
+    overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=1"]
+    code, printed = command("train", "experiment=exp2_other", *overrides)
+    assert code == 2
+    assert "python -m asr.train experiment=exp2_clean" in printed.err
+    assert "epochs=1" in printed.err
+
+    assert command("train", "experiment=exp2_clean", *overrides)[0] == 0
+    (first,) = (tmp_path / "outputs" / "runs").glob("exp2_clean+*")
+    (first / "results.json").rename(first / "results.later")  # as if it were still training
+    code, printed = command("train", "experiment=exp2_other", *overrides)
+    assert code == 2
+    assert "has not ended" in printed.err
 
 
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
         ([], "default"),
-        (["model=ds2_7gru", "data=clean"], "model-ds2_7gru+data-clean"),
+        (["model=ds2_7gru", "data=clean"], "data-clean+model-ds2_7gru"),
         (["seed=2", "experiment=exp3"], "exp3+seed-2"),
+        (
+            ["seed=2", "augment=none", "scale=mini", "sweep=writeup", "experiment=exp3"],
+            "exp3+scale-mini+augment-none+seed-2",
+        ),
         (["experiment=exp1", "data.root=/big/disk/LibriSpeech", "dry_run=true"], "exp1+data.root-LibriSpeech"),
         (["checkpoint=outputs/runs/exp1/best.pt", "data=other"], "checkpoint-exp1-best.pt+data-other"),
         (["tracking.uri=http://host:5000", "workers=4"], "default"),

@@ -7,14 +7,15 @@ from torch import nn
 from asr.errors import InputError
 from asr.model import BidirectionalGRU, DeepSpeech2, MaskedBatchNorm2d, count_parameters, reversal
 
-CONV_41 = {"channels": 4, "kernel": [41, 11], "stride": [2, 2]}
-CONV_21 = {"channels": 4, "kernel": [21, 11], "stride": [2, 1]}
+CONV_41 = {"kernel": [41, 11], "stride": [2, 2]}
+CONV_21 = {"kernel": [21, 11], "stride": [2, 1]}
 
 
 def small_model(**changes):
     torch.manual_seed(0)
     settings = {
         "convs": [CONV_41, CONV_41, CONV_21],
+        "conv_channels": 4,
         "conv_norm": True,
         "gru_layers": 2,
         "gru_size": 8,

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from asr import checkpoint, evaluate
 from asr.build import build_session
+from asr.cli import Job
 from asr.errors import InputError
 from asr.index import index_part
 from asr.train import run
@@ -26,6 +27,10 @@ CHOICES = {
     "scheduler": "one_cycle",
     "experiment": "",
 }
+
+
+def job(name="small", *overrides, **choices):
+    return Job(name, CHOICES | choices, list(overrides), " ".join(["python -m asr.train", *overrides]))
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Trained:
 def trained(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     settings = ("epochs=4", "steps_per_epoch=20", "seed=3")
-    return Trained(folder, settings, run(compose_small(corpus, folder, *settings), "small", CHOICES))
+    return Trained(folder, settings, run(compose_small(corpus, folder, *settings), job()))
 
 
 def logged_runs(folder):
@@ -79,9 +84,7 @@ def test_a_run_learns_and_leaves_everything_behind(trained):
     files = {file.path for folder in ("", "augmentation", "checkpoints", "errors", "start")
              for file in client.list_artifacts(logged.info.run_id, folder)}  # fmt: skip
     assert {
-        "augmentation/spectrograms.png",
-        "augmentation/before.wav",
-        "augmentation/after.wav",
+        "plan.json",
         "checkpoints/best.pt",
         "errors/test-clean.tsv",
         "history.jsonl",
@@ -90,6 +93,20 @@ def test_a_run_learns_and_leaves_everything_behind(trained):
         "start/config.json",
         "start/packages.txt",
     } <= files
+
+
+def test_a_run_shows_each_of_its_augmentations(config, tmp_path):
+    """As spectrograms, and as sound what changes the wave; all of them together too."""
+    run(config("augment=wave_spec", "epochs=1", "steps_per_epoch=1"), job())
+    names = ["1_Shift", "2_Gain", "3_AddGaussianNoise", "4_FrequencyMasking", "5_TimeMasking"]
+    waves = ["before", "all", *names[:3]]
+    written = {path.name for path in (tmp_path / "run" / "augmentation").iterdir()}
+    assert written == {f"{name}.png" for name in ["all", *names]} | {f"{name}.wav" for name in waves}
+    before, shifted = (
+        soundfile.read(tmp_path / "run" / "augmentation" / f"{name}.wav")[0] for name in ("before", "1_Shift")
+    )
+    assert sorted(before) == pytest.approx(sorted(shifted), abs=1e-4)  # rolled over: the same samples elsewhere
+    assert np.abs(before - shifted).max() > 0.1
 
 
 def test_evaluate_gives_the_numbers_of_the_end_of_training(trained, config, corpus, tmp_path):
@@ -101,7 +118,7 @@ def test_evaluate_gives_the_numbers_of_the_end_of_training(trained, config, corp
 
 def test_a_finished_run_is_not_trained_again(trained, corpus, capsys):
     before = (trained.directory / "best.pt").stat().st_mtime_ns
-    assert run(compose_small(corpus, trained.folder, *trained.settings), "small", CHOICES) == trained.results
+    assert run(compose_small(corpus, trained.folder, *trained.settings), job()) == trained.results
     assert (trained.directory / "best.pt").stat().st_mtime_ns == before
     assert "finished before" in capsys.readouterr().out
 
@@ -111,7 +128,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(config, tmp_path, mo
     """Stopped after either checkpoint of its second epoch, a run ends as if nothing had happened, dropout included."""
     settings = ("epochs=4", "steps_per_epoch=5", "model.gru_layers=2", "augment=wave_spec")
     whole = config(*settings, f"output_dir={tmp_path / 'whole'}")
-    run(whole, "whole", CHOICES)
+    run(whole, job("whole"))
 
     stopped = config(*settings, f"output_dir={tmp_path / 'stopped'}")
     real = checkpoint.save
@@ -123,9 +140,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(config, tmp_path, mo
 
     monkeypatch.setattr(checkpoint, "save", save_then_stop)
     with pytest.raises(KeyboardInterrupt):
-        run(stopped, "stopped", CHOICES)
+        run(stopped, job("stopped"))
     monkeypatch.setattr(checkpoint, "save", real)
-    run(stopped, "stopped", CHOICES)
+    run(stopped, job("stopped"))
 
     for file in ("best.pt", "last.pt"):
         ends = [checkpoint.load(tmp_path / name / file) for name in ("whole", "stopped")]
@@ -140,20 +157,23 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(config, tmp_path, mo
 
 def test_another_config_in_the_same_directory_is_refused(trained, corpus):
     with pytest.raises(InputError, match=r"max_grad_norm: 10\.0 -> 5\.0.*fresh=true"):
-        run(compose_small(corpus, trained.folder, *trained.settings, "max_grad_norm=5.0"), "small", CHOICES)
+        run(compose_small(corpus, trained.folder, *trained.settings, "max_grad_norm=5.0"), job())
 
 
 def test_fresh_starts_over_and_keeps_the_old(config, tmp_path):
-    run(config("epochs=1", "steps_per_epoch=2"), "small", CHOICES)
+    run(config("epochs=1", "steps_per_epoch=2"), job())
     old = (tmp_path / "run" / "best.pt").read_bytes()
-    run(config("epochs=1", "steps_per_epoch=1", "fresh=true"), "small", CHOICES)
+    run(config("epochs=1", "steps_per_epoch=1", "fresh=true"), job())
     assert (tmp_path / "run.old-1" / "best.pt").read_bytes() == old
     assert checkpoint.load(tmp_path / "run" / "last.pt").progress["step"] == 1
 
 
 def test_init_from_takes_the_weights_and_nothing_else(trained, config, tmp_path):
     best = trained.directory / "best.pt"
-    run(config("epochs=1", "steps_per_epoch=1", "scheduler.max_lr=1e-9", f"init_from={best}"), "second", CHOICES)
+    run(
+        config("epochs=1", "steps_per_epoch=1", "scheduler.max_lr=1e-9", f"init_from={best}"),
+        job("second", "init_from=..."),
+    )
     first, second = checkpoint.load(best), checkpoint.load(tmp_path / "run" / "best.pt")
     torch.testing.assert_close(second.model["output.weight"], first.model["output.weight"], atol=1e-4, rtol=0)
     assert second.progress["step"] == 1
@@ -161,7 +181,7 @@ def test_init_from_takes_the_weights_and_nothing_else(trained, config, tmp_path)
 
 def test_a_checkpoint_of_another_model_is_refused_by_name(trained, config):
     with pytest.raises(InputError, match=r"another model.*gru"):
-        run(config("model.gru_size=16", f"init_from={trained.directory / 'best.pt'}"), "second", CHOICES)
+        run(config("model.gru_size=16", f"init_from={trained.directory / 'best.pt'}"), job("second", "init_from=..."))
 
 
 def test_a_file_of_cuts_stands_in_for_a_part(trained, config, corpus, tmp_path):
@@ -175,7 +195,7 @@ def test_a_file_of_cuts_stands_in_for_a_part(trained, config, corpus, tmp_path):
 
 
 def test_dry_run_writes_nothing(config, tmp_path, capsys):
-    assert run(config("dry_run=true", "data.max_seconds=0.9"), "small", CHOICES) == {}
+    assert run(config("dry_run=true", "data.max_seconds=0.9"), job()) == {}
     plan = capsys.readouterr().out
     assert "too long (>= 0.9 s)" in plan
     assert "parameters" in plan
@@ -190,7 +210,7 @@ def test_the_plan_tells_what_was_rejected_and_what_is_resampled(tmp_path, capsys
     soundfile.write(root / "dev-clean" / "3" / "1" / "3-1-0001.flac", np.zeros(8000) + 0.1, 8000)
     for part in ("train-clean-100", "train-clean-360", "dev-clean", "test-clean", "test-other"):
         index_part(root, part, root / "cuts", jobs=1)
-    run(compose_small(root, tmp_path, "dry_run=true"), "small", CHOICES)
+    run(compose_small(root, tmp_path, "dry_run=true"), job())
     plan = " ".join(capsys.readouterr().out.split())
     assert "1 when indexed, see" in plan
     assert "1 utterances have another sample rate than 16000 Hz" in plan
@@ -204,7 +224,7 @@ def test_an_epoch_is_a_pass_over_the_data_where_no_steps_are_given(config):
 
 def test_bf16_trains_with_a_finite_loss(config, tmp_path):
     """What a GPU does by default, tried where a CPU can: autocast in bf16, the loss in float32."""
-    run(config("epochs=1", "steps_per_epoch=2", "precision=bf16"), "small", CHOICES)
+    run(config("epochs=1", "steps_per_epoch=2", "precision=bf16"), job())
     (record,) = checkpoint.load(tmp_path / "run" / "last.pt").history
     assert 0 < record["train_loss"] < 20
     assert 0 < record["dev_loss"] < 20
@@ -237,7 +257,7 @@ def test_bf16_trains_with_a_finite_loss(config, tmp_path):
 )
 def test_what_cannot_work_is_refused_before_training(config, tmp_path, override, message):
     with pytest.raises(InputError, match=f"(?s){message}"):
-        run(config("epochs=1", "steps_per_epoch=1", override), "small", CHOICES)
+        run(config("epochs=1", "steps_per_epoch=1", override), job("small", override))
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
@@ -246,4 +266,4 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_batch(trained, co
     saved.model["output.bias"] += torch.nan
     checkpoint.save(saved, tmp_path / "nan.pt")
     with pytest.raises(InputError, match=r"loss is nan.*10[01]-1-\d+"):
-        run(config("epochs=1", "steps_per_epoch=1", "init_from=nan.pt"), "second", CHOICES)
+        run(config("epochs=1", "steps_per_epoch=1", "init_from=nan.pt"), job("second", "init_from=..."))

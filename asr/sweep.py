@@ -1,0 +1,52 @@
+"""The MLflow run over the runs of a multirun: opened before the first job, found by each of them, ended after the last.
+
+Jobs may be other processes (joblib's or Slurm's), so they learn of it by an environment variable.
+"""
+
+import atexit
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from asr.cli import run_name
+from asr.tracking import reopen_run
+
+PARENT = "ASR_PARENT_RUN"
+SWEEPS = Path("outputs/sweeps")
+
+
+class ParentRun(Callback):
+    """A Hydra callback; the same sweep called again goes on in the same run, as its jobs do."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        if config.dry_run:
+            return
+        overrides, sweep = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
+        name = f"{sweep or 'multirun'}+{run_name(overrides)}".removesuffix("+default")
+        plain: Any = OmegaConf.to_container(config, resolve=False)
+        plain = {"multirun": {"overrides": overrides, **(plain["hydra"]["sweeper"]["params"] or {})}}
+        settings = config.tracking
+        self.run = reopen_run(
+            SWEEPS / name / "mlflow.json",
+            settings.uri,
+            settings.experiment,
+            name,
+            {"sweep": sweep or ""},
+            plain,
+            tags={"kind": "sweep"},
+            system_metrics_seconds=None,
+        )
+        os.environ[PARENT] = self.run.run_id
+        atexit.register(self.run.finish, "FAILED")  # unless on_multirun_end, which Hydra calls after success only
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        if not config.dry_run:
+            self.run.finish()
+
+
+def parent_tags() -> dict[str, str]:
+    """What puts a run under that of its sweep in MLflow; nothing where there is none."""
+    return {"mlflow.parentRunId": os.environ[PARENT]} if PARENT in os.environ else {}
