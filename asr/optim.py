@@ -12,8 +12,15 @@ def one_cycle(optimizer: Optimizer, total_steps: int, max_lr: float, **settings:
     """Up to max_lr and down again within total_steps. The optimizer's own lr is not used: OneCycleLR sets its own.
 
     source: torch's OneCycleLR. It cycles momentum (or Adam's beta1) too unless cycle_momentum is false
+    raises: InputError if the way up has no step
     """
-    return OneCycleLR(optimizer, max_lr, total_steps=total_steps, **settings)
+    try:
+        return OneCycleLR(optimizer, max_lr, total_steps=total_steps, **settings)
+    except ZeroDivisionError as error:
+        raise InputError(
+            f"scheduler.pct_start={settings.get('pct_start')}: the way up ends with the first of {total_steps} steps; "
+            "train a step more or raise it"
+        ) from error
 
 
 def cyclic(

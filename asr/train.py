@@ -91,7 +91,10 @@ def epoch_record(state: TrainState, trained: EpochSummary, dev: Evaluation) -> d
 @entry_point("train")
 def main(config: DictConfig) -> None:
     """The command: one run, named by its overrides."""
-    run(config, current_job("asr.train", GROUPS))
+    try:
+        run(config, current_job("asr.train", GROUPS))
+    finally:
+        remove_if_empty(Path(config.output_dir))
 
 
 def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
@@ -100,7 +103,6 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
     session = build_session(config)
     print_plan(f"{job.name}: the plan", plan_parts(session.data), plan_facts(config, session, directory))
     if config.dry_run:
-        remove_if_empty(directory)
         return {}
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if config.fresh:

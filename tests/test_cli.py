@@ -95,6 +95,7 @@ def test_a_dry_run_as_a_command(corpus, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "32,244,188 parameters" in done.stdout
+    assert not list((tmp_path / "outputs" / "runs").iterdir())
 
 
 def test_a_multirun_gives_each_run_its_directory_and_all_one_experiment(command, corpus, tmp_path):

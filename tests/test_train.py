@@ -253,6 +253,7 @@ def test_bf16_trains_with_a_finite_loss(config, tmp_path):
         ("features.normalize=global", "none, utterance"),
         ("alphabet=abca", "alphabet"),
         ("init_from=missing.pt", "missing.pt.*no such file"),
+        ("epochs=5", "pct_start=0.2: the way up"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(config, tmp_path, override, message):
