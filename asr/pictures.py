@@ -23,7 +23,7 @@ def spectrogram_pair(before: np.ndarray, after: np.ndarray, frame_seconds: float
     if any(picture.ndim != 2 for picture in pictures) or len(pictures[0]) != len(pictures[1]):
         shapes = " and ".join(str(picture.shape) for picture in pictures)
         raise ValueError(f"pictures of {shapes}: both must be (mel bins, frames) with as many mel bins")
-    figure = _figure(6.4)
+    figure = new_figure(6.4)
     low, high = _colour_range(*pictures)
     axes = figure.subplots(2, 1, sharex=True)
     for ax, picture, name in zip(axes, pictures, ("before", "after"), strict=True):
@@ -50,7 +50,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
              does not count from 1, epoch; what is absent or None is a gap
     """
     epochs = np.array([record.get("epoch", number) for number, record in enumerate(history, start=1)])
-    figure = _figure(6.8)
+    figure = new_figure(6.8)
     panels = figure.subplot_mosaic([["loss", "errors"], ["rate", "rate"]], height_ratios=[2.6, 1.0])
     loss, errors, rate = panels["loss"], panels["errors"], panels["rate"]
     _curve(loss, epochs, _values(history, "train_loss"), TRAIN, "train")
@@ -74,7 +74,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _figure(height_inches: float) -> Figure:
+def new_figure(height_inches: float) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout=layout)
     FigureCanvasAgg(figure)

@@ -27,6 +27,7 @@ AFTER_FAILURE_SECONDS = 60.0  # a server that is away must not slow down every s
 ENVIRONMENT = {  # holds unless the user has set it
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # else each migration is a line on the console
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # a run reports to its tracking server and to nobody else
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with mlflow's own 7, of 120 s each, a lost server costs minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -127,11 +128,8 @@ def open_run(
     choices: short columns such as model=ds2_4gru; config is nested and becomes columns such as model.gru_layers
     raises:  InputError if uri is malformed or nobody answers there, if experiment is deleted or run_id unknown
     """
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # else each retry is a line of its own
     with _as_input_error(uri):
-        client, experiment_id = _connect(uri, experiment)
+        client, experiment_id = _connect(uri, experiment, create=True)
         if run_id:
             client.update_run(run_id, status="RUNNING")
             stored = client.get_run(run_id)
@@ -162,8 +160,30 @@ def reopen_run(memory: Path, uri: str, experiment: str, name: str, choices: Mapp
     return run
 
 
-def _connect(uri: str, experiment: str) -> tuple[Any, str]:
+def find_experiment(uri: str, experiment: str) -> tuple[Any, str]:
+    """A client to read with, and the experiment's id. Nothing is made.
+
+    raises: InputError if uri is malformed, its database does not exist, nobody answers there or has such an experiment
+    """
+    database = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not database.is_file():
+        raise InputError(
+            f"tracking.uri={uri}: there is no such database; give that of your runs, or train first: "
+            "python -m asr.train sweep=writeup scale=mini data.root=outputs/corpora/synthetic"
+        )
+    with _as_input_error(uri):
+        client, experiment_id = _connect(uri, experiment, create=False)
+        names = sorted(found.name for found in client.search_experiments()) if experiment_id is None else []
+    if experiment_id is None:
+        raise InputError(f"tracking.experiment={experiment}: {uri} has none of this name, but {', '.join(names)}")
+    return client, experiment_id
+
+
+def _connect(uri: str, experiment: str, create: bool) -> tuple[Any, str | None]:
     """A client and the experiment's id; one process at a time where the database is a file, as its migration races."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # else each retry is a line of its own
     from filelock import FileLock
     from mlflow import MlflowClient
 
@@ -171,7 +191,7 @@ def _connect(uri: str, experiment: str) -> tuple[Any, str]:
         raise ValueError("it is empty")
     if not uri.startswith("sqlite"):
         client = MlflowClient(uri)
-        return client, _experiment_id(client, experiment, None)
+        return client, _experiment_id(client, experiment, None, create)
     if not re.fullmatch("sqlite:///[^?#%:]+", uri):
         raise ValueError("a database in a file is sqlite:///FILE")
     database = Path(uri.removeprefix("sqlite:///")).absolute()
@@ -179,15 +199,17 @@ def _connect(uri: str, experiment: str) -> tuple[Any, str]:
     with FileLock(f"{database}.lock", timeout=120), closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA schema_version").close()  # mlflow tries ten times to open what is no database
         client = MlflowClient(f"sqlite:///{database}")
-        return client, _experiment_id(client, experiment, (database.parent / "mlartifacts").as_uri())
+        return client, _experiment_id(client, experiment, (database.parent / "mlartifacts").as_uri(), create)
 
 
-def _experiment_id(client: Any, name: str, artifacts: str | None) -> str:
+def _experiment_id(client: Any, name: str, artifacts: str | None, create: bool) -> str | None:
     from mlflow.exceptions import MlflowException
 
     try:
         found = client.get_experiment_by_name(name)
-        return found.experiment_id if found else client.create_experiment(name, artifact_location=artifacts)
+        if found or not create:
+            return found.experiment_id if found else None
+        return client.create_experiment(name, artifact_location=artifacts)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":  # on a server another process may be first
             raise

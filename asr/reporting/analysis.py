@@ -1,0 +1,138 @@
+"""Error rates with bootstrap intervals over utterances, paired differences, and the rules of verdicts. No I/O.
+
+source: Bisani and Ney 2004, Bootstrap estimates for confidence intervals in ASR performance evaluation.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from asr.metrics import ErrorCounts
+
+FAILED_RATE = 0.9  # a CER from which a model counts as having learned nothing: it emits next to nothing
+BATCH_NUMBERS = 2_000_000  # resampled utterances held at once
+
+
+class Interval(NamedTuple):
+    """A value with its 95 % interval; the limits are nan where fewer than two utterances leave nothing to resample."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Resampling(NamedTuple):
+    """How intervals are drawn; every interval starts from the seed, so it does not depend on the others."""
+
+    samples: int
+    seed: int
+
+
+class Counts(NamedTuple):
+    """Errors and reference lengths of the utterances of a part, both (U,), sorted by id."""
+
+    ids: list[str]
+    errors: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def rate(self) -> float:
+        """All errors over all reference symbols."""
+        return float(self.errors.sum() / self.lengths.sum())
+
+
+class Verdict(StrEnum):
+    """What the numbers say of a claim; the worded rules are in the report."""
+
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
+    UNDECIDED = "undecided"
+    BOTH_FAILED = "both failed"
+    NOT_TESTABLE = "not testable yet"
+
+
+def counts_of(counted: dict[str, ErrorCounts]) -> Counts:
+    """Of the error counts by utterance id; an empty reference counts as one symbol long, as ErrorCounts.rate has it."""
+    ids = sorted(counted)
+    errors = [sum(counted[id][:3]) for id in ids]
+    lengths = [max(1, counted[id].length) for id in ids]
+    return Counts(ids, np.array(errors, dtype=float), np.array(lengths, dtype=float))
+
+
+def corpus_rate(counts: Counts, resampling: Resampling) -> Interval:
+    """All errors over all reference symbols."""
+    return _ratio(counts.errors, counts.lengths, resampling)
+
+
+def mean_rate(counts: Counts, resampling: Resampling) -> Interval:
+    """The mean over utterances of each utterance's rate."""
+    return _ratio(counts.errors / counts.lengths, np.ones_like(counts.lengths), resampling)
+
+
+def paired_difference(pairs: Sequence[tuple[Counts, Counts]], resampling: Resampling) -> Interval:
+    """The mean over the pairs of first minus second corpus rate, all scored on the same resampled utterances.
+
+    With the same references in all, the mean of differences of rates is the rate of the mean differences of errors.
+    raises: ValueError if any two were not scored on the same utterances with the same references
+    """
+    reference = pairs[0][0]
+    for one in (counts for pair in pairs for counts in pair):
+        if one.ids != reference.ids or not np.array_equal(one.lengths, reference.lengths):
+            raise ValueError("the runs were not scored on the same utterances")
+    differences = np.mean([first.errors - second.errors for first, second in pairs], axis=0)
+    return _ratio(differences, reference.lengths, resampling)
+
+
+def unpaired_difference(first: Counts, second: Counts, resampling: Resampling) -> Interval:
+    """First minus second corpus rate; the utterances of each are resampled on their own."""
+    value = first.rate - second.rate
+    if min(len(first.ids), len(second.ids)) < 2:
+        return Interval(value, np.nan, np.nan)
+
+    def difference(i: np.ndarray, j: np.ndarray, axis: int = -1) -> np.ndarray:
+        rates = [c.errors[k].sum(axis) / c.lengths[k].sum(axis) for c, k in ((first, i), (second, j))]
+        return rates[0] - rates[1]
+
+    indices = (np.arange(len(first.ids)), np.arange(len(second.ids)))
+    drawn = bootstrap(indices, difference, **_settings(max(map(len, indices)), resampling))
+    return Interval(value, *map(float, drawn.confidence_interval))
+
+
+def _ratio(numerators: np.ndarray, denominators: np.ndarray, resampling: Resampling) -> Interval:
+    """The sum of one over the sum of the other, both (U,), resampled together."""
+    value = float(numerators.sum() / denominators.sum())
+    if len(numerators) < 2:
+        return Interval(value, np.nan, np.nan)
+
+    def ratio(n: np.ndarray, d: np.ndarray, axis: int = -1) -> np.ndarray:
+        return n.sum(axis) / d.sum(axis)
+
+    drawn = bootstrap((numerators, denominators), ratio, paired=True, **_settings(len(numerators), resampling))
+    return Interval(value, *map(float, drawn.confidence_interval))
+
+
+def _settings(utterances: int, resampling: Resampling) -> dict:
+    return {
+        "n_resamples": resampling.samples,
+        "batch": max(1, BATCH_NUMBERS // utterances),
+        "vectorized": True,
+        "method": "percentile",
+        "rng": np.random.default_rng(resampling.seed),
+    }
+
+
+def verdict_of(difference: Interval) -> Verdict:
+    """On a difference that the claim says is above 0."""
+    if difference.low > 0:
+        return Verdict.SUPPORTED
+    return Verdict.CONTRADICTED if difference.high < 0 else Verdict.UNDECIDED
+
+
+def verdict_of_all(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of a claim that holds only if each of several comparisons does."""
+    if Verdict.CONTRADICTED in verdicts:
+        return Verdict.CONTRADICTED
+    return verdicts[0] if len(set(verdicts)) == 1 else Verdict.UNDECIDED

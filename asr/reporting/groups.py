@@ -1,0 +1,135 @@
+"""Which runs may be compared: those of one scale, one corpus and the same other overrides form a group."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import NamedTuple
+
+from asr.cli import EXECUTION_KEYS
+from asr.reporting.published import librispeech
+from asr.reporting.tracked import StoredRun
+
+WRITEUP = ("exp1", "exp2_clean", "exp2_other", "exp3")
+EXP3_VARIANTS = ("exp3", "exp3_adam", "exp3_sgd_one_cycle", "exp3_adam_one_cycle")
+AUGMENT = {"exp1": "none", "exp2_clean": "wave_spec", "exp2_other": "wave_spec_no_noise"} | dict.fromkeys(
+    EXP3_VARIANTS, "wave_spec"
+)  # what each experiment trains with unless augment= says otherwise
+KEPT_SHARE = 0.5  # the writeup's filters keep 53 to 62 % of a training part's utterances
+
+
+class Variant(NamedTuple):
+    """An experiment with an augmentation: what a run of a group is told apart by."""
+
+    experiment: str
+    augment: str
+
+    @classmethod
+    def of(cls, experiment: str) -> "Variant":
+        """The experiment as it is configured."""
+        return cls(experiment, AUGMENT[experiment])
+
+    def __str__(self) -> str:
+        own = self.augment == AUGMENT[self.experiment]
+        return self.experiment if own else f"{self.experiment} with {self.augment}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that belong together; of each variant all finished ones, the newest first."""
+
+    overrides: tuple[str, ...]
+    runs: dict[Variant, list[StoredRun]]
+
+    def newest(self, variant: Variant) -> StoredRun | None:
+        """The run that stands for the variant."""
+        return next(iter(self.runs.get(variant, [])), None)
+
+    @property
+    def all_newest(self) -> dict[Variant, StoredRun]:
+        """The run that stands for each variant, in the order of the experiments."""
+        order = list(AUGMENT)
+        variants = sorted(self.runs, key=lambda v: (order.index(v.experiment), v.augment != AUGMENT[v.experiment], v))
+        return {variant: self.runs[variant][0] for variant in variants}
+
+    @property
+    def parts(self) -> list[str]:
+        """The test parts of any of the runs."""
+        return sorted({part for run in self.all_newest.values() for part in run.scored})
+
+    def command(self, *overrides: str) -> str:
+        """The command of a run that would belong to this group."""
+        return shlex.join(["python", "-m", "asr.train", *overrides, *self.overrides])
+
+    @property
+    def scale(self) -> str:
+        """full or mini."""
+        return _values(self.overrides).get("scale", "full")
+
+    @property
+    def corpus(self) -> str:
+        """The last folder of the corpus's root."""
+        return PurePath(next(iter(self.all_newest.values())).params.get("data.root", "unknown")).name
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether eSpeak NG speaks the corpus."""
+        return "synthetic" in self.corpus
+
+    @property
+    def name(self) -> str:
+        """In a few words, for headings and legends."""
+        others = [o for o in self.overrides if o.partition("=")[0] not in ("scale", "data.root")]
+        return f"{self.scale} scale, corpus '{self.corpus}'" + "".join(f", {other}" for other in others)
+
+    def kept_parts(self, roles: Sequence[str]) -> dict[str, tuple[int, float]]:
+        """Utterances and hours that are used of each part in these roles."""
+        plans = [run.plan for run in self.all_newest.values()]
+        return {p.source: (p.utterances, p.hours) for plan in plans for p in plan.parts if p.role in roles}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it was run at full scale on all of LibriSpeech: whole test parts, and what the filters leave."""
+        sizes, test, train = librispeech(), self.kept_parts(["test"]), self.kept_parts(["train"])
+        return (
+            self.scale == "full"
+            and not self.is_synthetic
+            and all(part in sizes for part in test | train)
+            and all(count == sizes[part].utterances for part, (count, _) in test.items())
+            and all(count >= KEPT_SHARE * sizes[part].utterances for part, (count, _) in train.items())
+        )
+
+
+def group_runs(runs: Sequence[StoredRun]) -> tuple[list[Group], list[StoredRun]]:
+    """Groups of the experiments' runs, the largest first, and the runs of no such experiment; `runs`: newest first."""
+    groups: dict[tuple[str, ...], dict[Variant, list[StoredRun]]] = {}
+    others = []
+    for run in runs:
+        if run.experiment in AUGMENT:
+            variants = groups.setdefault(group_key(run.plan.overrides), {})
+            variants.setdefault(Variant(run.experiment, run.augment), []).append(run)
+        else:
+            others.append(run)
+    return [Group(key, groups[key]) for key in sorted(groups, key=lambda key: (-len(groups[key]), key))], others
+
+
+def group_key(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides without those that tell the runs of a group apart or change only how a run is carried out.
+
+    init_from is left out, as a second stage names the first one's checkpoint; init_from=null, no first stage, counts.
+    """
+    return tuple(
+        sorted(
+            f"{key}={value}"
+            for key, value in _values(overrides).items()
+            if key not in ("experiment", "augment", "sweep")
+            and key.split(".")[0] not in EXECUTION_KEYS
+            and (key != "init_from" or value == "null")
+            and (key, value) != ("scale", "full")
+        )
+    )
+
+
+def _values(overrides: Sequence[str]) -> dict[str, str]:
+    """The last value of each key, as Hydra takes it; + and ++ of a new key belong to the key."""
+    return {key: value for key, _, value in (override.partition("=") for override in overrides)}

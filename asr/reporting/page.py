@@ -1,0 +1,159 @@
+"""The report as blocks, and as two files: one HTML page with everything inside, and Markdown with files beside it."""
+
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+
+class Badge(NamedTuple):
+    """A few words in a colour; kind: what the colour stands for, such as "supported"."""
+
+    text: str
+    kind: str
+
+
+class Cell(NamedTuple):
+    """small: in small letters below; code: as typed; badges stand in the text's place."""
+
+    text: str
+    small: str = ""
+    code: bool = False
+    badges: tuple[Badge, ...] = ()
+
+
+class Column(NamedTuple):
+    """over: what neighbouring columns have in common, shown above them."""
+
+    name: str
+    over: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; words between backticks are code."""
+
+    text: str
+    kind: ClassVar[str] = "text"
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Below the section's own; with the verdicts that stand beside it."""
+
+    text: str
+    level: int = 3
+    badges: tuple[Badge, ...] = ()
+    kind: ClassVar[str] = "heading"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A row shorter than the columns spans the rest with its last cell."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell | str]]
+    kind: ClassVar[str] = "table"
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """All cells as Cell."""
+        return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
+
+    @property
+    def overs(self) -> list[tuple[str, int]]:
+        """What stands above the columns, and over how many."""
+        return [(over, len(list(columns))) for over, columns in groupby(self.columns, lambda column: column.over)]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to copy."""
+
+    text: str
+    kind: ClassVar[str] = "code"
+
+
+@dataclass(frozen=True)
+class Media:
+    """A picture or a sound: its file's name, its bytes and what it shows."""
+
+    name: str
+    content: bytes = field(repr=False)
+    caption: str
+    mime: str = "image/png"
+    kind: ClassVar[str] = "media"
+
+    @property
+    def data_uri(self) -> str:
+        """The bytes, as HTML takes them inline."""
+        return f"data:{self.mime};base64,{b64encode(self.content).decode()}"
+
+    @property
+    def folder(self) -> str:
+        """Where its file lies beside report.md."""
+        return "pictures" if self.mime.startswith("image/") else "sounds"
+
+
+Block = Text | Heading | Table | Code | Media
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter of the report; id: its anchor."""
+
+    title: str
+    blocks: Sequence[Block]
+
+    @property
+    def id(self) -> str:
+        """The title as an anchor."""
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
+
+
+def write_report(title: str, sections: Sequence[Section], folder: Path) -> list[Path]:
+    """index.html and report.md with its pictures/ and sounds/; what an earlier report left in these two is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("pictures", "sounds"):
+        (folder / name).mkdir(exist_ok=True)
+        for old in (folder / name).iterdir():
+            old.unlink()
+    environment = Environment(
+        loader=PackageLoader("asr.reporting"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"code": code_in_html, "cell": text_in_a_markdown_cell}
+    paths = []
+    for template, file in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
+        path = folder / file
+        path.write_text(environment.get_template(template).render(title=title, sections=sections))
+        paths.append(path)
+    for block in (block for section in sections for block in section.blocks):
+        if isinstance(block, Media):
+            path = folder / block.folder / block.name
+            path.write_bytes(block.content)
+            paths.append(path)
+    return paths
+
+
+def code_in_html(text: str) -> Markup:
+    """Escaped, with `words` as <code>words</code>."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def text_in_a_markdown_cell(cell: Cell) -> str:
+    """On one line, with no bar that would end the cell."""
+    text = f"`{cell.text}`" if cell.code else ", ".join(badge.text for badge in cell.badges) or cell.text
+    small = f" ({cell.small})" if cell.small else ""
+    return " ".join(f"{text}{small}".split()).replace("|", "\\|")

@@ -1,0 +1,102 @@
+"""What the writeup reached and what LibriSpeech holds, as shipped in `writeup`; its results.json names the source."""
+
+import csv
+import json
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+
+class PublishedEpoch(NamedTuple):
+    """A logged epoch. Rates are shares, means over utterances; wer is None where the writeup computed it wrongly.
+
+    seen: utterances trained on until its end, those of the stage before included
+    """
+
+    epoch: int
+    seen: int
+    dev_loss: float
+    dev_wer: float | None
+    dev_cer: float
+    seconds: float
+
+
+class PublishedRates(NamedTuple):
+    """Means over utterances; wer is None where it is not stated."""
+
+    cer: float
+    wer: float | None
+
+
+class PublishedRun(NamedTuple):
+    """An experiment of the writeup, at full scale on LibriSpeech. batch: utterances; rates: by test part."""
+
+    parameters: int
+    batch: int
+    steps: int
+    epochs: list[PublishedEpoch]
+    rates: dict[str, PublishedRates]
+
+    @property
+    def wall_seconds(self) -> float:
+        """Of all logged epochs, each with its pass over dev."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+
+class PartSize(NamedTuple):
+    """The size of a part of LibriSpeech."""
+
+    utterances: int
+    hours: float
+
+
+@cache
+def published_runs() -> dict[str, PublishedRun]:
+    """By experiment, in the order of training: a stage that goes on from another comes after it."""
+    stored, logged = _results(), _curves()
+    runs: dict[str, PublishedRun] = {}
+    for name, facts in stored["experiments"].items():
+        before = runs[facts["continues"]].epochs[-1].seen if facts["continues"] else 0
+        an_epoch = stored["steps_per_epoch"] * facts["batch"]
+        epochs = [
+            PublishedEpoch(
+                int(row["epoch"]),
+                before + number * an_epoch,
+                float(row["dev_loss"]),
+                None if name in stored["wrong_wer"] else float(row["dev_wer"]),
+                float(row["dev_cer"]),
+                float(row["epoch_seconds"]),
+            )
+            for number, row in enumerate(logged[name], start=1)
+        ]
+        rates = {part: PublishedRates(**values) for part, values in stored["results"].get(name, {}).items()}
+        steps = len(epochs) * stored["steps_per_epoch"]
+        runs[name] = PublishedRun(facts["parameters"], facts["batch"], steps, epochs, rates)
+    return runs
+
+
+@cache
+def librispeech() -> dict[str, PartSize]:
+    """The parts of LibriSpeech."""
+    return {part: PartSize(**size) for part, size in _results()["librispeech"].items()}
+
+
+def published_device() -> str:
+    """What the writeup trained on."""
+    return _results()["device"]
+
+
+@cache
+def _results() -> dict:
+    return json.loads(_text("results.json"))
+
+
+def _curves() -> dict[str, list[dict[str, str]]]:
+    runs: dict[str, list[dict[str, str]]] = {}
+    for row in csv.DictReader(_text("curves.csv").splitlines()):
+        runs.setdefault(row["run"], []).append(row)
+    return runs
+
+
+def _text(file: str) -> str:
+    return files("asr.reporting").joinpath("writeup", file).read_text()

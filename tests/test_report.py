@@ -1,0 +1,289 @@
+"""Whole reports from MLflow stores with made-up runs, read back as files and in a browser."""
+
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
+
+from asr import cli, report
+from asr.artifacts import error_rows
+from asr.errors import InputError
+from asr.metrics import ErrorRates, score
+from asr.reporting.analysis import Resampling, Verdict
+from asr.reporting.charts import png
+from asr.reporting.claims import CLAIMS, answers
+from asr.reporting.groups import AUGMENT, Variant, group_key, group_runs
+from asr.reporting.tracked import Plan, RunStore, StoredRun
+from asr.reporting.verdicts import answer_all, findings_and_hypotheses
+from asr.tracking import open_run
+
+PARTS = ("test-clean", "test-other")
+COMMON = ["scale=mini", "data.root=outputs/corpora/synthetic"]
+
+
+def transcripts(part: str, error_rate: float, seed: int = 1) -> list:
+    """Utterances in which each letter is lost with the probability error_rate; the references are the same in all."""
+    spoken, lost = random.Random(part), random.Random(seed)
+    texts = [" ".join(spoken.choice(["see", "the", "old", "boat"]) for _ in range(5)) for _ in range(40)]
+    return [
+        score(f"{part}-{n:02}", text, "".join(letter for letter in text if lost.random() >= error_rate).strip())
+        for n, text in enumerate(texts)
+    ]
+
+
+def log_run(
+    uri: str, experiment: str, rates: tuple[float, float], augment: str | None = None, without: str = "",
+    overrides: list[str] = COMMON, stop_after: int | None = None,
+) -> str:  # fmt: skip
+    """Logs what a training run leaves, with the error rates of the two test parts; without: an artifact's name."""
+    chosen = augment or AUGMENT.get(experiment, "wave_spec")
+    choices = {"model": "ds2_4gru", "augment": chosen, "experiment": experiment, "scale": "mini", "sweep": ""}
+    config = {"data": {"root": "outputs/corpora/synthetic"}, "seed": 1}
+    own = [f"experiment={experiment}", *([f"augment={augment}"] if augment else []), *overrides]
+    name = "+".join(own)
+    tracked = open_run(uri, "asr", name, choices, config, system_metrics_seconds=None, flush_seconds=0)
+    history = []
+    for epoch in range(1, (stop_after or 4) + 1):
+        record = {
+            "epoch": epoch, "train_utterances": 160, "train_audio_seconds": 600.0, "train_wall_seconds": 20.0,
+            "dev_wall_seconds": 4.0, "dev_loss": 3 / epoch, "dev_mean_cer": 1 / epoch, "dev_mean_wer": 1.1 / epoch,
+        }  # fmt: skip
+        history.append(record)
+        tracked.log_metrics({"dev/loss": record["dev_loss"], "step/learning_rate": 1e-3 / epoch}, epoch * 20)
+    if stop_after:
+        tracked.finish("KILLED")
+        return tracked.run_id
+    scored = {part: transcripts(part, rate) for part, rate in zip(PARTS, rates, strict=True)}
+    plan = {
+        "name": name, "command": f"python -m asr.train {' '.join(own)}", "overrides": own, "device": "cpu, 2 threads",
+        "parameters": 1234567, "total_steps": 80,
+        "parts": [
+            {"role": "train", "source": "train-clean-100", "utterances": 500, "hours": 0.5, "dropped": ""},
+            *({"role": "test", "source": part, "utterances": 40, "hours": 0.05, "dropped": ""} for part in PARTS),
+        ],
+    }  # fmt: skip
+    texts = {
+        "plan.json": json.dumps(plan),
+        "history.jsonl": "".join(json.dumps(record) + "\n" for record in history),
+        "results.json": json.dumps({part: ErrorRates.of(of_part).to_json() for part, of_part in scored.items()}),
+    }
+    with tracked:
+        for file, text in texts.items():
+            if file != without:
+                tracked.log_text(text, file)
+        for part, of_part in scored.items():
+            tracked.log_table(error_rows(of_part), f"errors/{part}")
+    return tracked.run_id
+
+
+def log_augmentation(uri: str, run_id: str, folder: Path) -> None:
+    wav, figure = io.BytesIO(), Figure(figsize=(2, 1))
+    figure.subplots().plot([1, 2])
+    soundfile.write(wav, np.sin(np.arange(8000) / 5), 16000, format="WAV")
+    with open_run(uri, "asr", "", {}, {}, run_id=run_id, system_metrics_seconds=None) as tracked:
+        for name in ("all.png", "before.wav", "all.wav", "1_Shift.png", "1_Shift.wav", "4_FrequencyMasking.png"):
+            path = folder / name
+            path.write_bytes(wav.getvalue() if name.endswith(".wav") else png(figure))
+            tracked.log_file(path, "augmentation")
+
+
+def compose_report(uri: str, folder: Path, *overrides: str):
+    common = [f"tracking.uri={uri}", f"output_dir={folder}", "bootstrap_samples=200"]
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        return compose("report", overrides=[*common, *overrides])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[str, Path]:
+    """A store in which exp2_clean is missing, exp3's variants differ, a run stopped and one is damaged; its report."""
+    folder = tmp_path_factory.mktemp("report")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    log_run(uri, "exp1", (0.9, 0.9))
+    log_run(uri, "exp1", (0.4, 0.5))
+    log_run(uri, "exp2_other", (0.1, 0.3))
+    log_augmentation(uri, log_run(uri, "exp3", (0.6, 0.7)), folder)
+    log_run(uri, "exp3", (0.3, 0.7), "wave_spec_no_noise")
+    log_run(uri, "exp3_adam", (0.1, 0.2))
+    log_run(uri, "exp2_clean", (0, 0), stop_after=3)
+    log_run(uri, "exp3_adam_one_cycle", (0.2, 0.3), without="plan.json")
+    log_run(uri, "exp1", (0.5, 0.5), overrides=["seed=2"])
+    with open_run(uri, "asr", "<b>the sweep</b>", {}, {}, {"kind": "sweep"}, system_metrics_seconds=None):
+        pass
+    report.run(compose_report(uri, folder / "out"))
+    return uri, folder / "out"
+
+
+class Page(HTMLParser):
+    """Counts elements and gathers what would be fetched from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+        self.external: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        links = [value for key, value in attributes if key in ("src", "href")]
+        self.external += [link for link in links if not link.startswith(("data:", "#"))]
+
+
+def verdict(markdown: str, claim: str) -> str:
+    """What stands beside a claim's heading, in the first and larger group."""
+    return re.search(rf"^#### {re.escape(claim)}: (.*)$", markdown, re.MULTILINE)[1]
+
+
+def test_the_page_is_one_file_and_markdown_says_the_same(made) -> None:
+    page, markdown = (made[1] / "index.html").read_text(), (made[1] / "report.md").read_text()
+    parsed = Page(page)
+    assert parsed.external == []
+    assert parsed.counts["audio"] == 3
+    linked = re.findall(r"\]\(((?:pictures|sounds)/[^)]+)\)", markdown)
+    assert len(linked) == parsed.counts["img"] + parsed.counts["audio"]
+    assert all((made[1] / file).stat().st_size for file in linked)
+    assert markdown.count("\n|---") == parsed.counts["table"]
+    assert "none of our figures may be compared" in page
+    assert "none of our figures may be compared" in markdown
+    assert "spoken by eSpeak NG" in markdown
+    assert str(made[1].parent) not in page
+
+
+def test_results_missing_runs_and_repeats(made) -> None:
+    markdown = (made[1] / "report.md").read_text()
+    table = markdown.split("### test-clean: mini scale, corpus 'synthetic'\n")[1].split("###")[0]
+    header = "writeup (full scale, LibriSpeech; mean over utterances): CER"
+    columns = [cell.strip() for cell in table.strip().splitlines()[0].split("|")]
+    row = next(line for line in table.splitlines() if line.startswith("| exp1 |")).split("|")
+    assert row[columns.index(header)].strip() == "39 %"
+    ours = ErrorRates.of(transcripts("test-clean", 0.4))
+    assert f"{100 * ours.mean_cer:.1f} %" in row[columns.index("ours, mini scale: mean over utterances: CER")]
+    assert f"{100 * ours.words.rate:.1f} %" in row[columns.index("ours, mini scale: of the corpus: WER")]
+    command = "`python -m asr.train experiment=exp2_clean data.root=outputs/corpora/synthetic scale=mini`"
+    assert f"| exp2_clean | not run: {command} |" in table
+    assert "exp1 (2)" in markdown
+    assert re.search(r"exp2_clean\S* \| stopped \| 3 \|", markdown)
+    assert "plan.json is missing" in markdown
+    assert "the sweep" not in markdown
+
+
+def test_verdicts(made) -> None:
+    markdown = (made[1] / "report.md").read_text()
+    assert verdict(markdown, "exp2 beats exp1") == "test-clean: supported"
+    assert verdict(markdown, "exp3 is the worst") == "test-clean: supported"
+    assert "exp1: supported" in verdict(markdown, "other is harder than clean")
+    assert "exp2_clean: not testable yet" in verdict(markdown, "other is harder than clean")
+    assert verdict(markdown, "H1: too much noise") == "test-clean: not testable yet, test-other: not testable yet"
+    assert "| TimeInversion hurts | `python -m asr.train sweep=failures " in markdown
+    assert "python -m asr.train sweep=hypotheses data.root=outputs/corpora/synthetic scale=mini" in markdown
+
+
+def test_reports_are_logged_and_never_read(made) -> None:
+    store = RunStore(made[0], "asr")
+    runs, left_out = store.read()
+    assert len(runs) == 7
+    assert {run.status for run in left_out} == {"KILLED", "FINISHED"}
+    (logged,) = store.client.search_runs([store.experiment_id], "tags.kind = 'report'")
+    files = {file.path for file in store.client.list_artifacts(logged.info.run_id)}
+    assert {"index.html", "report.md", "pictures", "sounds"} <= files
+
+
+def stored(experiment: str, augment: str, rates: tuple[float, float]) -> StoredRun:
+    """A finished run as it is read back."""
+    scored = {part: transcripts(part, rate) for part, rate in zip(PARTS, rates, strict=True)}
+    results = {part: ErrorRates.of(of_part) for part, of_part in scored.items()}
+    plan = Plan("", "", (f"experiment={experiment}", *COMMON), "cpu", 1, 80, [])
+    return StoredRun(
+        "id", 0, {"experiment": experiment, "augment": augment}, "none", False, plan, [], results, scored, {}, []
+    )
+
+
+def test_a_whole_factorial_is_judged_and_failure_is_told() -> None:
+    """On clean only Adam learns, noise or not; on other less is wrong with noise than without."""
+    clean = {"exp3": 0.99, "exp3_adam": 0.2, "exp3_sgd_one_cycle": 0.97, "exp3_adam_one_cycle": 0.2}
+    other = {"wave_spec": 0.3, "wave_spec_no_noise": 0.5}
+    runs = [stored(name, augment, (clean[name], other[augment])) for name in clean for augment in other]
+    (group,), _ = group_runs(runs)
+    resampling = Resampling(200, 1)
+    found = {claim.name: [answer.verdict.value for answer in answers(claim, group, resampling)] for claim in CLAIMS}
+    assert found["H1: too much noise"] == ["undecided", "contradicted"]
+    assert found["H2: SGD instead of Adam"] == ["supported", "undecided"]
+    assert found["H3: too low a learning rate"] == ["undecided", "undecided"]
+    assert found["exp3 is the worst"] == ["not testable yet"]
+    text = str(findings_and_hypotheses([group], [answer_all(group, resampling)]))
+    assert "nothing was learned on either" in text
+    assert "mean over 2 of 4 pairs" in text
+
+    (failed,), _ = group_runs([run for run in runs if run.experiment in ("exp3", "exp3_sgd_one_cycle")])
+    assert [outcome.both_failed for outcome in answers(CLAIMS[5], failed, resampling)[0].outcomes] == [True] * 2 + [
+        False
+    ] * 2
+
+
+def test_models_that_learned_nothing_decide_nothing() -> None:
+    runs = [stored("exp2_clean", "time_inversion", (1.0, 0.95)), stored("exp2_clean", "wave_spec", (0.97, 0.2))]
+    (group,), _ = group_runs(runs)
+    inversion = next(claim for claim in CLAIMS if claim.name == "TimeInversion hurts")
+    verdicts = [answer.verdict for answer in answers(inversion, group, Resampling(200, 1))]
+    assert verdicts == [Verdict.BOTH_FAILED, Verdict.SUPPORTED]
+
+
+def test_nothing_to_report_on_is_a_paragraph(made, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"no such database.*python -m asr\.train"):
+        report.run(compose_report(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "out"))
+    with pytest.raises(InputError, match=r"experiment=empty: .* none of this name, but .*asr"):
+        report.run(compose_report(made[0], tmp_path / "out", "tracking.experiment=empty"))
+    with pytest.raises(InputError, match=r"tracking\.uri=sqlite:/x"):
+        report.run(compose_report("sqlite:/x", tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_groups_ignore_what_tells_their_runs_apart() -> None:
+    own = ["experiment=exp1", "augment=none", "sweep=writeup", "workers=3", "tracking.uri=x", "init_from=a/best.pt"]
+    assert group_key([*own, "scale=full"]) == ()
+    assert group_key([*own, "scale=mini", "+model.x=1", "init_from=null"]) == (
+        "+model.x=1",
+        "init_from=null",
+        "scale=mini",
+    )
+    assert group_runs([]) == ([], [])
+    assert str(Variant("exp1", "wave_spec")) == "exp1 with wave_spec"
+
+
+@pytest.fixture
+def browser() -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium is installed to open the page in")
+    return found
+
+
+def test_a_browser_shows_every_picture_and_plays_every_sound(made, browser, tmp_path) -> None:
+    """A copy of the page writes into its title what was decoded."""
+    look = (
+        "<script>addEventListener('load', () => setTimeout(() => document.title = JSON.stringify("
+        "[[...document.images].map(i => i.naturalWidth), [...document.querySelectorAll('audio')].map(a => a.duration)"
+        "]), 500))</script></body>"
+    )
+    page = (made[1] / "index.html").read_text()
+    (tmp_path / "copy.html").write_text(page.replace("</body>", look))
+    dom = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+         "--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path / 'copy.html'}"],
+        capture_output=True, text=True, timeout=100, check=True,
+    ).stdout  # fmt: skip
+    widths, seconds = json.loads(re.search("<title>(.*?)</title>", dom)[1])
+    assert len(widths) == Page(page).counts["img"]
+    assert min(widths) >= 100
+    assert seconds == pytest.approx([0.5] * 3)
+    assert dom.count("<table>") == Page(page).counts["table"]
+    assert dom.count('class="badge') > 10
