@@ -104,7 +104,7 @@ def test_a_multirun_gives_each_run_its_directory_and_all_one_experiment(command,
     assert code == 0, printed.err
     folders = sorted(path.parent.name for path in (tmp_path / "outputs" / "runs").glob("*/results.json"))
     assert len(folders) == 2
-    client = MlflowClient("sqlite:///outputs/mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("asr").experiment_id])
     (parent,) = [found for found in runs if found.data.tags.get("kind") == "sweep"]
     assert parent.info.status == "FINISHED"
@@ -120,7 +120,7 @@ def test_the_writeups_sweep_runs_all_four_in_order(command, corpus, tmp_path):
     overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=1"]
     code, printed = command("train", "sweep=writeup", *overrides)
     assert code == 0, printed.err
-    client = MlflowClient("sqlite:///outputs/mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("asr").experiment_id], order_by=["start_time"])
     assert [found.data.params.get("experiment") for found in runs] == [None, "exp1", "exp2_clean", "exp2_other", "exp3"]
     assert {found.data.params.get("sweep") for found in runs} == {"writeup"}
