@@ -14,6 +14,7 @@ from asr.console import console, print_results
 from asr.errors import InputError
 from asr.metrics import ErrorRates
 from asr.settings import POSITIVE, WHOLE_FROM_0, check
+from asr.targets import refuse_foreign_targets
 
 
 @entry_point("evaluate")
@@ -31,6 +32,7 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     check(config, {POSITIVE: "eval_seconds", WHOLE_FROM_0: "workers"})
     path = Path(config.checkpoint)
     saved = checkpoint.load(path)
+    refuse_foreign_targets(saved.config, f"checkpoint {path}")
     compute = build_compute(config.device, config.precision)
     recognizer = build_recognizer(OmegaConf.create(saved.config), seed=0)
     checkpoint.load_weights(recognizer.model, saved.model, path)
