@@ -5,8 +5,10 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,25 +24,17 @@ from asr.errors import InputError
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LONGEST_NAME = 150  # characters; file systems allow 255 bytes for one name
 # Settings that change how a run is carried out, not what it computes: no part of its name or its identity.
-EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir", "sweep")
+EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir", "sweep", "launcher")
 
 
-def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Makes task(config) a command: `python -m asr.NAME KEY=VALUE ...` with conf/CONFIG_NAME.yaml.
+def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Makes `main(config)` of a module the command `python -m asr.NAME KEY=VALUE ...`, with conf/NAME.yaml.
 
     Exit codes: 0 done, 1 an error of ours (with its traceback), 2 a mistake of the user's (one paragraph).
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
-        def job(config: DictConfig) -> None:
-            try:
-                task(config)
-            except InputError as error:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise  # the other jobs still run, and Hydra says which one it was
-                _fail(str(error))
-
-        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
+        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(Task(f"asr.{name}"))
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would else print in its own way
@@ -49,13 +43,32 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
             except InputError as error:
                 _fail(str(error))
             except (HydraException, OmegaConfBaseException) as error:
-                _fail(_explain(error, config_name))
+                _fail(_explain(error, name))
             except KeyboardInterrupt:
                 sys.exit(130)
 
+        main.task = task  # type: ignore[attr-defined]
         return main
 
     return decorate
+
+
+@dataclass(frozen=True)
+class Task:
+    """What Hydra calls for each job: the `main` that was decorated in a module.
+
+    It holds the module's name only, since launchers pickle it for other processes.
+    """
+
+    module: str
+
+    def __call__(self, config: DictConfig) -> None:
+        try:
+            import_module(self.module).main.task(config)
+        except InputError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the other jobs still run, and Hydra says which one it was
+            _fail(str(error))
 
 
 def _fail(message: str) -> None:
@@ -70,16 +83,27 @@ def _explain(error: Exception, config_name: str) -> str:
     if key is None:
         override = getattr(error, "override", None)  # which the messages of Hydra's parser do not name
         return (f"{override}: " if override else "") + re.sub(r"\s*\n\s*", " ", message.strip())
-    parent, _, name = key[1].strip("+~").rpartition(".")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose(config_name)
+    return no_such_setting(config, key[1].strip("+~"))
+
+
+def no_such_setting(config: DictConfig, key: str) -> str:
+    """What to say of a key that config lacks, with the valid names at its place."""
+    parent, _, name = key.rpartition(".")
     level = OmegaConf.select(config, parent) if parent else config
     if not OmegaConf.is_dict(level):
-        return f"{key[1]}: there is no such setting, nor a group {parent!r}; see --cfg job for all of them"
+        return f"{key}: there is no such setting, nor a group {parent!r}; see --cfg job for all of them"
     names = [str(n) for n in level if n != "hydra"]
     near = get_close_matches(name, names, n=1)
     hint = f"; did you mean {(parent + '.' if parent else '') + near[0]}?" if near else "."
-    return f"{key[1]}: there is no such setting{hint} Valid {'in ' + parent if parent else 'here'}: {', '.join(names)}"
+    return f"{key}: there is no such setting{hint} Valid {'in ' + parent if parent else 'here'}: {', '.join(names)}"
+
+
+def remove_if_empty(directory: Path) -> None:
+    """Hydra makes the directory before we know whether anything will be written."""
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
 
 
 class Job(NamedTuple):
@@ -132,4 +156,12 @@ def run_name(overrides: Sequence[str], experiment: str | None = None) -> str:
     return name
 
 
+def study_name(name: str | None, search: str, overrides: Sequence[str]) -> str:
+    """The directory of a study: by the name that was given, or by what decides which trials it makes."""
+    rest = {"search", *(f"study.{key}" for key in ("name", "storage", "trials", "heartbeat_seconds", "retries"))}
+    kept = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in rest]
+    return (name or f"{search}+{run_name(kept)}".removesuffix("+default")).replace("/", "_")
+
+
 OmegaConf.register_new_resolver("run_name", run_name)
+OmegaConf.register_new_resolver("study_name", study_name)

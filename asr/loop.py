@@ -24,6 +24,10 @@ from asr.provenance import processor
 from asr.text import Alphabet
 
 
+class DivergedError(InputError):
+    """A loss, a gradient or a score is not finite."""
+
+
 @dataclass(frozen=True)
 class Compute:
     """Where and how precisely the model runs: bf16 is autocast, with the loss in float32."""
@@ -103,7 +107,7 @@ def batch_losses(model: nn.Module, batch: Batch, compute: Compute) -> tuple[Tens
 def train_step(
     model: nn.Module, batch: Batch, optimizer: Optimizer, scheduler: LRScheduler, max_grad_norm: float, compute: Compute
 ) -> StepMetrics:
-    """Forward, backward, clip, update, next learning rate; InputError if the loss or a gradient is not finite."""
+    """Forward, backward, clip, update, next learning rate; DivergedError if the loss or a gradient is not finite."""
     start = time.perf_counter()
     learning_rate = optimizer.param_groups[0]["lr"]
     loss = batch_losses(model, batch, compute)[0].mean()
@@ -111,7 +115,7 @@ def train_step(
     loss.backward()
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
     if not (math.isfinite(grad_norm) and math.isfinite(loss.item())):
-        raise InputError(
+        raise DivergedError(
             f"the loss is {loss.item()} and the gradient norm {grad_norm} on utterances {', '.join(batch.ids)} at a "
             f"learning rate of {learning_rate:.2e}: both must be finite; lower the learning rate or max_grad_norm. "
             "Checkpoints of earlier epochs are whole"

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from asr import artifacts, checkpoint
 from asr.build import Session, build_session, score_parts
 from asr.checkpoint import TrainState
-from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point
+from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point, remove_if_empty
 from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
 from asr.dataset import Batch, Position, evaluation_batches, training_batches
 from asr.errors import InputError
@@ -112,22 +112,12 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
     if (directory / "results.json").exists():
         return show_finished(config, directory, job.name)
 
-    directory.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(plain, directory / "config.json")
-    artifacts.write_json(plan_record(config, session, job), directory / "plan.json")
-    with open_tracked(config, job, plain, directory) as tracked:
-        tracked.log_file(directory / "plan.json")
+    with open_tracked(session, config, job, plain, directory) as tracked:
         train(state, session, config, plain, directory, tracked)
         results = test(state, session, config, directory, tracked)
     print_results(f"{job.name}: best.pt on the test parts", results)
     print_whereabouts(directory, config.tracking.uri)
     return results
-
-
-def remove_if_empty(directory: Path) -> None:
-    """Hydra makes the directory before we know whether anything will be written."""
-    if directory.is_dir() and not any(directory.iterdir()):
-        directory.rmdir()
 
 
 def set_aside(directory: Path) -> None:
@@ -179,25 +169,33 @@ def show_finished(config: DictConfig, directory: Path, name: str) -> dict[str, E
     return results
 
 
-def open_tracked(config: DictConfig, job: Job, plain: dict[str, Any], directory: Path) -> Run:
-    """The run's MLflow run: the one that it had before it was stopped, or a new one; under the sweep's, if any."""
+def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str, Any], directory: Path,
+                 **tags: object) -> Run:  # fmt: skip
+    """The run's MLflow run: the one that it had before it was stopped, or a new one; under the sweep's, if any.
+
+    It writes config.json and plan.json into the directory first.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    artifacts.write_json(plain, directory / "config.json")
+    plan = artifacts.write_json(plan_record(config, session, job), directory / "plan.json")
     settings = config.tracking
-    return reopen_run(
+    tracked = reopen_run(
         directory / "mlflow.json",
         settings.uri,
         settings.experiment,
         job.name,
         job.choices,
         plain,
-        tags={"command": job.command, **parent_tags()},
+        tags={"command": job.command, **parent_tags(), **tags},
         system_metrics_seconds=settings.system_metrics_seconds,
     )
+    tracked.log_file(plan)
+    return tracked
 
 
-def train(
-    state: TrainState, session: Session, config: DictConfig, plain: dict[str, Any], directory: Path, tracked: Run
-) -> None:
-    """Runs `fit` with everything that watches it: progress, MLflow, history.jsonl, checkpoints."""
+def train(state: TrainState, session: Session, config: DictConfig, plain: dict[str, Any], directory: Path, tracked: Run,
+          after_epoch: Callable[[TrainState], None] | None = None) -> None:  # fmt: skip
+    """Runs `fit` with everything that watches it: progress, MLflow, history.jsonl, checkpoints, then after_epoch."""
     dataset = session.recognizer.dataset(session.augment, config.seed)
     if session.augment.transforms:
         for path in artifacts.write_augmentation(dataset, session.data.training_cuts()[0], directory / "augmentation"):
@@ -213,7 +211,7 @@ def train(
         )
 
     with progress_bar() as bar:
-        watch = Watch(bar, tracked, directory, plain, state.step, config.epochs * session.steps_per_epoch)
+        watch = Watch(bar, tracked, directory, plain, state.step, config.epochs * session.steps_per_epoch, after_epoch)
         fit(
             state,
             batches,

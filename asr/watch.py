@@ -1,6 +1,7 @@
 """What becomes of the progress that `fit` reports: the bar, MLflow, checkpoints, a line for each epoch."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,17 @@ class Watch:
     """Shows, logs and saves what `fit` reports."""
 
     def __init__(
-        self, bar: Progress, tracked: Run, directory: Path, config: dict[str, Any], steps_done: int, total_steps: int
+        self,
+        bar: Progress,
+        tracked: Run,
+        directory: Path,
+        config: dict[str, Any],
+        steps_done: int,
+        total_steps: int,
+        after_epoch: Callable[[TrainState], None] | None = None,
     ) -> None:
         self.bar, self.tracked, self.directory, self.config = bar, tracked, directory, config
+        self.after_epoch = after_epoch
         self.log_every = config["tracking"]["log_every"]
         self.task = bar.add_task("", total=total_steps, completed=steps_done, figures="")
 
@@ -62,3 +71,5 @@ class Watch:
             f"lr {record['learning_rate']:.2e}  {record['train_audio_seconds_per_second']:.0f} audio-s/s  "
             f"{record['train_wall_seconds'] + record['dev_wall_seconds']:.0f} s{'  best' if better else ''}"
         )
+        if self.after_epoch:
+            self.after_epoch(state)

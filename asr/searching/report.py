@@ -1,0 +1,163 @@
+"""What a study has found: a line a trial, the best trials, trials.tsv, Optuna's plots as pictures and as a page."""
+
+import csv
+import logging
+import warnings
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import optuna
+import optuna.visualization.matplotlib as pictures
+from optuna import visualization as pages
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+
+from asr.artifacts import write_table
+from asr.console import console
+from asr.errors import first_line
+from asr.searching.space import show_setting
+from asr.searching.trial import EPOCHS, REASON, RUN_ID, SECONDS
+from asr.searching.worker import by_place
+
+SHOWN = 10  # trials in the table of the best
+PLOTS = ("optimization_history", "param_importances", "slice", "parallel_coordinate", "intermediate_values")
+
+
+def state_name(trial: FrozenTrial) -> str:
+    """complete, pruned, diverged, failed, running or waiting."""
+    if trial.state == TrialState.PRUNED:
+        return "diverged" if trial.user_attrs.get(REASON, "").startswith("diverged") else "pruned"
+    return {TrialState.FAIL: "failed"}.get(trial.state, trial.state.name.lower())
+
+
+def show_value(value: float | None, metric: str) -> str:
+    """Error rates in percent."""
+    if value is None:
+        return "-"
+    return f"{value:.2%}" if metric.endswith(("cer", "wer")) else f"{value:.4g}"
+
+
+def trial_line(number: int, trial: FrozenTrial, metric: str) -> str:
+    """How a trial ended."""
+    values = "  ".join(f"{key}={show_setting(value)}" for key, value in trial.params.items())
+    reason = trial.user_attrs.get(REASON, "")
+    state = reason if state_name(trial) in ("pruned", "diverged") else state_name(trial)
+    seconds = trial.user_attrs.get(SECONDS, 0.0)
+    return f"trial {number} ended: {values}  {metric} {show_value(trial.value, metric)}  {seconds:.0f} s  {state}"
+
+
+def trial_rows(study: optuna.Study, metric: str) -> list[dict[str, Any]]:
+    """A row for each trial, in order. The metric of a trial that was ended early is that of its last epoch."""
+    trials = by_place(study)
+    keys = sorted({key for trial in trials.values() for key in trial.params})
+    return [
+        {
+            "trial": number,
+            "state": state_name(trial),
+            metric: trial.value,
+            **{key: trial.params.get(key) for key in keys},
+            "epochs": trial.user_attrs.get(EPOCHS, 0),
+            "seconds": round(trial.user_attrs.get(SECONDS, 0.0), 1),
+            "reason": " ".join(trial.user_attrs.get(REASON, "").split()),
+            "mlflow_run": trial.user_attrs.get(RUN_ID, ""),
+        }
+        for number, trial in trials.items()
+    ]
+
+
+def print_best(study: optuna.Study, metric: str) -> FrozenTrial | None:
+    """A table of the best complete trials; returns the best, if any is complete."""
+    trials = by_place(study)
+    complete = sorted(
+        (trial.value, number) for number, trial in trials.items()
+        if trial.state == TrialState.COMPLETE and trial.value is not None
+    )  # fmt: skip
+    keys = sorted({key for trial in trials.values() for key in trial.params})
+    title = f"{study.study_name}: the best of {len(trials)} trials, {len(complete)} of them complete"
+    console.print(f"[bold]{title}[/bold]", soft_wrap=True)  # as a table's title it would be broken to its width
+    table = Table(box=None, pad_edge=False)
+    for column in ("trial", metric, *keys, "epochs", "seconds"):
+        table.add_column(column, justify="right")
+    for value, number in complete[:SHOWN]:
+        trial = trials[number]
+        table.add_row(
+            str(number),
+            f"[bold]{show_value(value, metric)}[/bold]",
+            *(show_setting(trial.params.get(key)) for key in keys),
+            str(trial.user_attrs.get(EPOCHS, "")),
+            f"{trial.user_attrs.get(SECONDS, 0.0):.0f}",
+        )
+    console.print(table)
+    if not complete:
+        console.print("No trial was complete: see the reasons in trials.tsv, and narrow the space or prune less.")
+        return None
+    return trials[complete[0][1]]
+
+
+def is_current(study: optuna.Study, directory: Path) -> bool:
+    """Whether the report in the directory is of all the trials that the study has."""
+    page, table = directory / "study.html", directory / "trials.tsv"
+    if not (page.is_file() and table.is_file()):
+        return False
+    with open(table, newline="") as file:
+        written = [row["state"] for row in csv.DictReader(file, delimiter="\t")]
+    return written == [state_name(trial) for trial in by_place(study).values()]
+
+
+def write_report(study: optuna.Study, directory: Path, metric: str) -> list[Path]:
+    """trials.tsv, PLOT.png and study.html; says in a line what could not be drawn."""
+    written = [write_table(trial_rows(study, metric), directory / "trials.tsv")]
+    study = numbered_by_place(study)
+    divisions: list[str] = []
+    missing: dict[str, str] = {}
+    for name in PLOTS:
+        named = {} if name == "intermediate_values" else {"target_name": metric}
+        try:
+            refuse_too_few(study, name)
+            written.append(write_picture(getattr(pictures, f"plot_{name}"), study, directory / f"{name}.png", named))
+            figure = getattr(pages, f"plot_{name}")(study, **named)
+            divisions.append(figure.to_html(full_html=False, include_plotlyjs=not divisions))
+        except (ValueError, RuntimeError, ImportError) as error:
+            missing[name] = first_line(error)
+    for name, reason in missing.items():
+        console.print(f"No plot of {name}: {reason}")
+    page = directory / "study.html"
+    title = escape(study.study_name)
+    body = "\n".join(divisions) or "<p>No trial was complete.</p>"
+    page.write_text(f"<!doctype html><meta charset=utf-8><title>{title}</title><h1>{title}</h1>\n{body}\n")
+    return [*written, page]
+
+
+def numbered_by_place(study: optuna.Study) -> optuna.Study:
+    """A copy for the plots, whose trials have the numbers of our tables; those that did not end are left out."""
+    trials = by_place(study)
+    copy = optuna.create_study(study_name=study.study_name, direction=study.direction)
+    for number in range(max(trials, default=-1) + 1):
+        trial = trials.get(number)
+        ended = trial is not None and trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        copy.add_trial(trial if ended else optuna.create_trial(state=TrialState.FAIL))  # type: ignore[arg-type]
+    return copy
+
+
+def refuse_too_few(study: optuna.Study, plot: str) -> None:
+    """ValueError where Optuna would draw an empty plot: importances need two complete trials, the others one."""
+    complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    needed = 2 if plot == "param_importances" else 1
+    if complete < needed:
+        raise ValueError(f"it needs {needed} complete trials, there are {complete}")
+
+
+def write_picture(plot: Callable[..., Any], study: optuna.Study, path: Path, named: dict[str, str]) -> Path:
+    """Optuna draws by pyplot and changes its style; neither a window nor the style is left."""
+    plt.switch_backend("Agg")
+    logging.getLogger("matplotlib.category").setLevel(logging.WARNING)  # choices that are numbers are words to Optuna
+    with plt.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of matplotlib, about layouts that Optuna chose
+        figure = np.ravel(plot(study, **named))[0].figure
+        figure.savefig(path, dpi=100, bbox_inches="tight")
+        plt.close(figure)
+    return path

@@ -1,0 +1,223 @@
+"""The search space of conf/search: what a trial draws, what is set along with it, and the training that results."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from asr.cli import EXECUTION_KEYS, identity, no_such_setting
+from asr.errors import InputError, first_line
+
+OWN_NODES = ("search", "study")  # of the search; the rest of its config is that of asr.train
+RANGE_FIELDS, CHOICE_FIELDS = {"key", "low", "high", "log", "step", "int"}, {"key", "choices"}
+TIED_FIELDS = {"key", "value", "if_present"}
+_TWICE = "search: {key} stands twice in its space and its ties; each key may be set once"
+Values = Mapping[str, Any]
+"""Settings by dotted key."""
+
+OmegaConf.register_new_resolver("divide", lambda value, by: value / by)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A setting that is searched, by its dotted key."""
+
+    key: str
+    distribution: BaseDistribution
+
+    @property
+    def edges(self) -> list[Any]:
+        """Every choice, or the ends of the range."""
+        d = self.distribution
+        return list(d.choices) if isinstance(d, CategoricalDistribution) else [d.low, d.high]  # type: ignore[attr-defined]
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        """The trial's value."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return trial.suggest_categorical(self.key, d.choices)
+        if isinstance(d, IntDistribution):
+            return trial.suggest_int(self.key, d.low, d.high, step=d.step, log=d.log)
+        assert isinstance(d, FloatDistribution)
+        return trial.suggest_float(self.key, d.low, d.high, step=d.step, log=d.log)
+
+    def describe(self) -> str:
+        """For the plan."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return f"{self.key}: {', '.join(_text(choice) for choice in d.choices)}"
+        low, high = self.edges
+        step = f", in steps of {d.step:g}" if d.step and not (isinstance(d, IntDistribution) and d.step == 1) else ""  # type: ignore[attr-defined]
+        return f"{self.key}: {low:g} to {high:g}{', log scale' if d.log else ''}{step}"  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Space:
+    """tied: name in search.tied by the key that it sets; absent: keys that are tied, but the composed config lacks."""
+
+    parameters: tuple[Parameter, ...]
+    tied: dict[str, str]
+    absent: tuple[str, ...]
+
+    def corners(self) -> list[dict[str, Any]]:
+        """As few trials as hold every edge of every parameter once."""
+        count = max(len(parameter.edges) for parameter in self.parameters)
+        return [{p.key: p.edges[min(number, len(p.edges) - 1)] for p in self.parameters} for number in range(count)]
+
+
+def read_space(config: DictConfig, typed: Sequence[str]) -> Space:
+    """The space that config.search describes.
+
+    typed:  overrides of the command line; none may set what the search sets
+    raises: InputError for a key that the composed config lacks or that stands twice, and for an impossible range
+    """
+    training = training_config(config)
+    nodes: Any = OmegaConf.to_container(config.search.get("space") or OmegaConf.create(), resolve=True)
+    if not nodes:
+        raise InputError("search.space is empty: it must name a setting at least, as conf/search/lr.yaml does")
+    parameters = tuple(_parameter(name, node) for name, node in nodes.items())
+    for parameter in parameters:
+        _refuse_unknown(training, parameter.key)
+    tied, absent = _tied(config, training)
+    keys = [*(parameter.key for parameter in parameters), *tied]
+    typed_keys = {override.lstrip("+~").partition("=")[0] for override in typed}
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError(_TWICE.format(key=key))
+        if key in typed_keys:
+            raise InputError(
+                f"{key} is given on the command line, but this search sets it in every trial: take it off the command "
+                "line, or out of the file in conf/search"
+            )
+    return Space(parameters, tied, tuple(absent))
+
+
+def _parameter(name: str, node: Any) -> Parameter:
+    where = f"search.space.{name}={node}"
+    fields = set(node) if isinstance(node, dict) else set()
+    if not (RANGE_FIELDS >= fields >= {"key", "low", "high"} or fields == CHOICE_FIELDS):
+        raise InputError(
+            f"{where}: it must have key, low and high, and may have log, step and int; or it must have key and choices"
+        )
+    try:
+        return Parameter(str(node["key"]), _distribution(node))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{where}: {first_line(error)}. Correct it in conf/search, or by search.space.{name}.KEY=VALUE"
+        ) from error
+
+
+def _distribution(node: dict[str, Any]) -> BaseDistribution:
+    """ValueError or TypeError for what Optuna refuses."""
+    if "choices" in node:
+        choices = node["choices"]
+        if not isinstance(choices, list) or not all(
+            c is None or isinstance(c, (bool, int, float, str)) for c in choices
+        ):
+            raise ValueError("choices must be a list of numbers, words, true, false or null")
+        return CategoricalDistribution(choices)
+    low, high, step, log = node["low"], node["high"], node.get("step"), node.get("log", False)
+    kind = int if node.get("int", False) else float
+    for field, value in (("low", low), ("high", high), ("step", step)):
+        if value is not None and (type(value) not in (int, float) or kind(value) != value):
+            raise ValueError(f"{field}={value} must be a {'whole ' if kind is int else ''}number")
+    if low > high:
+        raise ValueError(f"low={low} must not be above high={high}")
+    if log and low <= 0:
+        raise ValueError(f"log: true needs low above 0, not {low}")
+    if kind is int:
+        return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
+    return FloatDistribution(float(low), float(high), log=log, step=step)
+
+
+def _tied(config: DictConfig, training: DictConfig) -> tuple[dict[str, str], list[str]]:
+    tied: dict[str, str] = {}
+    absent: list[str] = []
+    for name, node in (config.search.get("tied") or {}).items():
+        if not TIED_FIELDS >= set(node) >= {"key", "value"}:
+            raise InputError(f"search.tied.{name}: it must have key and value, and may have if_present")
+        if node.get("if_present", False) and not _present(training, node.key):
+            absent.append(node.key)
+            continue
+        _refuse_unknown(training, node.key)
+        if node.key in tied:
+            raise InputError(_TWICE.format(key=node.key))
+        tied[node.key] = str(name)
+    return tied, absent
+
+
+def _present(config: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    level = OmegaConf.select(config, parent) if parent else config
+    return OmegaConf.is_dict(level) and name in level
+
+
+def _refuse_unknown(training: DictConfig, key: str) -> None:
+    """InputError unless the key is a single setting that decides what a run computes."""
+    if not _present(training, key):
+        raise InputError(f"search: {no_such_setting(training, key)}")
+    if OmegaConf.is_config(OmegaConf.select(training, key)):
+        raise InputError(f"search: {key} is not a single setting; search its settings, such as {key}.NAME")
+    if key.split(".")[0] in EXECUTION_KEYS:
+        raise InputError(f"search: {key} says how a run is carried out, not what it computes; search another setting")
+
+
+def space_facts(config: DictConfig, space: Space) -> dict[str, str]:
+    """For the plan: what is searched, what is set along with it, and what is not as there is no such setting."""
+    ties: Any = OmegaConf.to_container(config.search.get("tied") or OmegaConf.create(), resolve=False)
+    facts = {
+        "space": "\n".join(parameter.describe() for parameter in space.parameters),
+        "tied": "\n".join(f"{key} = {show_setting(ties[name]['value'])}" for key, name in space.tied.items()),
+        "not tied": "\n".join(f"{key}: the composed config has no such setting" for key in space.absent),
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def training_config(config: DictConfig) -> DictConfig:
+    """The config as asr.train would compose it."""
+    return OmegaConf.masked_copy(copy.deepcopy(config), [str(key) for key in config if key not in OWN_NODES])
+
+
+def trial_settings(config: DictConfig, space: Space, values: Values) -> dict[str, Any]:
+    """The values that a trial has drawn, and those that are tied to them."""
+    drawn = copy.deepcopy(config)
+    for key, value in values.items():
+        OmegaConf.update(drawn, key, value)
+    return {**values, **{key: drawn.search.tied[name].value for key, name in space.tied.items()}}
+
+
+def with_settings(config: DictConfig, settings: Values) -> DictConfig:
+    """A training config with these settings."""
+    training = training_config(config)
+    for key, value in settings.items():
+        OmegaConf.update(training, key, value)
+    return training
+
+
+def train_overrides(overrides: Sequence[str], settings: Values) -> list[str]:
+    """What makes asr.train train with these settings, from the overrides of the search."""
+    kept = [o for o in overrides if o.lstrip("+~").partition("=")[0].split(".")[0] not in OWN_NODES]
+    return identity([*kept, *(f"{key}={_text(value)}" for key, value in settings.items())])
+
+
+def show_setting(value: Any) -> str:
+    """Short, for tables; commands have all digits."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "null" if value is None else str(value)
+
+
+def _text(value: Any) -> str:
+    """As Hydra reads it back: the same value of the same type."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str) and (
+        not re.fullmatch("[A-Za-z][A-Za-z_-]*", value) or value.lower() in ("null", "true", "false", "nan", "inf")
+    ):
+        return "'" + value.replace("'", "\\'") + "'"
+    return str(value)
