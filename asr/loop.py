@@ -45,7 +45,8 @@ class Compute:
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         else:
-            name = f"{processor()}, {torch.get_num_threads()} threads"
+            threads = torch.get_num_threads()
+            name = f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
         return f"{self.device} ({name}), {'bf16' if self.bf16 else 'float32'}"
 
     def autocast(self) -> AbstractContextManager:

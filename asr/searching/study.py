@@ -97,8 +97,8 @@ def storage_errors(url: str, *others: type[BaseException]) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         raise InputError(
             f"study.storage={shown_url(url)}: {first_line(cause)}. It must be a database that can be reached and "
-            "written: sqlite:///FILE on this machine, postgresql://USER@HOST/NAME for several. The same command "
-            "goes on with a study that this has stopped"
+            "written: sqlite:///FILE on this machine, postgresql://USER@HOST/NAME for several (its driver comes with "
+            "pip install -e .[postgres]). The same command goes on with a study that this has stopped"
         ) from error
 
 
