@@ -23,6 +23,7 @@ from asr.reporting.analysis import Resampling, Verdict
 from asr.reporting.charts import png
 from asr.reporting.claims import CLAIMS, answers
 from asr.reporting.groups import AUGMENT, Variant, group_key, group_runs
+from asr.reporting.page import Text
 from asr.reporting.tracked import Plan, RunStore, StoredRun
 from asr.reporting.verdicts import answer_all, findings_and_hypotheses
 from asr.tracking import open_run
@@ -227,6 +228,15 @@ def test_a_whole_factorial_is_judged_and_failure_is_told() -> None:
     assert [outcome.both_failed for outcome in answers(CLAIMS[5], failed, resampling)[0].outcomes] == [True] * 2 + [
         False
     ] * 2
+
+
+def test_what_alone_saves_exp3_is_told_by_whether_it_learns() -> None:
+    rates = {("exp3", "wave_spec"): 0.97, ("exp3", "wave_spec_no_noise"): 0.95, ("exp3_adam", "wave_spec"): 0.5}
+    (group,), _ = group_runs([stored(*variant, (rate, rate)) for variant, rate in rates.items()])
+    (told,) = [b.text for b in findings_and_hypotheses([group], [answer_all(group, Resampling(100, 1))]).blocks
+               if isinstance(b, Text) and "alone saves" in b.text]  # fmt: skip
+    assert re.search(r"as it is it fails \(9\d\.\d %\), without noise it fails .*, with Adam it learns \(", told)
+    assert "exp1's" not in told
 
 
 def test_models_that_learned_nothing_decide_nothing() -> None:
