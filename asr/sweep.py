@@ -4,15 +4,18 @@ Jobs may be other processes (joblib's or Slurm's), so they learn of it by an env
 """
 
 import atexit
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from asr.artifacts import write_json
 from asr.cli import run_name
-from asr.tracking import reopen_run
+from asr.tracking import Run, open_run
 
 PARENT = "ASR_PARENT_RUN"
 SWEEPS = Path("outputs/sweeps")
@@ -50,3 +53,14 @@ class ParentRun(Callback):
 def parent_tags() -> dict[str, str]:
     """What puts a run under that of its sweep in MLflow; nothing where there is none."""
     return {"mlflow.parentRunId": os.environ[PARENT]} if PARENT in os.environ else {}
+
+
+def reopen_run(memory: Path, uri: str, experiment: str, name: str, choices: Mapping[str, object],
+               config: Mapping[str, Any], **settings: Any) -> Run:  # fmt: skip
+    """`open_run` that continues the run which the file `memory` names, if it is of this uri, and keeps it there."""
+    known = json.loads(memory.read_text()) if memory.exists() else {}
+    run_id = known.get("run_id") if known.get("uri") == uri else None
+    run = open_run(uri, experiment, name, choices, config, run_id=run_id, **settings)
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    write_json({"uri": uri, "run_id": run.run_id}, memory)
+    return run

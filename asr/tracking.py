@@ -149,17 +149,6 @@ def open_run(
     return run
 
 
-def reopen_run(memory: Path, uri: str, experiment: str, name: str, choices: Mapping[str, object],
-               config: Mapping[str, Any], **settings: Any) -> Run:  # fmt: skip
-    """`open_run` that continues the run which the file `memory` names, if it is of this uri, and keeps it there."""
-    known = json.loads(memory.read_text()) if memory.exists() else {}
-    run_id = known.get("run_id") if known.get("uri") == uri else None
-    run = open_run(uri, experiment, name, choices, config, run_id=run_id, **settings)
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    memory.write_text(json.dumps({"uri": uri, "run_id": run.run_id}))
-    return run
-
-
 def find_experiment(uri: str, experiment: str) -> tuple[Any, str]:
     """A client to read with, and the experiment's id. Nothing is made.
 

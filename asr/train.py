@@ -24,9 +24,9 @@ from asr.metrics import ErrorRates
 from asr.pictures import learning_curves
 from asr.plan import plan_facts, plan_parts, plan_record
 from asr.settings import differences
-from asr.sweep import parent_tags
+from asr.sweep import parent_tags, reopen_run
 from asr.text import Alphabet
-from asr.tracking import Run, reopen_run
+from asr.tracking import Run
 from asr.watch import Watch
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "sweep")
