@@ -163,5 +163,6 @@ def study_name(name: str | None, search: str, overrides: Sequence[str]) -> str:
     return (name or f"{search}+{run_name(kept)}".removesuffix("+default")).replace("/", "_")
 
 
+OmegaConf.register_new_resolver("divide", lambda value, by: float(f"{value / by:.12g}"))  # 6e-4 / 6 is then 1e-4
 OmegaConf.register_new_resolver("run_name", run_name)
 OmegaConf.register_new_resolver("study_name", study_name)

@@ -9,11 +9,12 @@ from asr.errors import InputError
 
 
 def one_cycle(optimizer: Optimizer, total_steps: int, max_lr: float, **settings: Any) -> LRScheduler:
-    """Up to max_lr and down again within total_steps. The optimizer's own lr is not used: OneCycleLR sets its own.
+    """Up to max_lr, which is the optimizer's lr, and down again within total_steps.
 
     source: torch's OneCycleLR. It cycles momentum (or Adam's beta1) too unless cycle_momentum is false
-    raises: InputError if the way up has no step
+    raises: InputError if the way up has no step, or max_lr is another than the optimizer's
     """
+    _refuse_two_peaks(optimizer, max_lr)
     try:
         return OneCycleLR(optimizer, max_lr, total_steps=total_steps, **settings)
     except ZeroDivisionError as error:
@@ -26,14 +27,14 @@ def one_cycle(optimizer: Optimizer, total_steps: int, max_lr: float, **settings:
 def cyclic(
     optimizer: Optimizer, total_steps: int, base_lr: float, max_lr: float, cycles: float, **settings: Any
 ) -> LRScheduler:
-    """Up from base_lr to max_lr and down again, `cycles` times within total_steps; a cycle has two steps at least.
+    """Up from base_lr to max_lr, which is the optimizer's lr, and down again; a cycle has two steps at least.
 
-    Counted in cycles a run that is shortened keeps the shape of its schedule; in torch's own terms step_size_up is half
-    of a cycle's steps.
-
+    cycles: how many within total_steps. Counted so, a run that is shortened keeps the shape of its schedule; in torch's
+            own terms step_size_up is half of a cycle's steps
     source: torch's CyclicLR. It cycles momentum (or Adam's beta1) too unless cycle_momentum is false
-    raises: InputError if cycles is not above 0
+    raises: InputError if cycles is not above 0, or max_lr is another than the optimizer's
     """
+    _refuse_two_peaks(optimizer, max_lr)
     if not cycles > 0:
         raise InputError(f"scheduler.cycles={cycles}: it must be above 0")
     half = max(1.0, total_steps / cycles / 2)
@@ -43,3 +44,12 @@ def cyclic(
 def constant(optimizer: Optimizer, total_steps: int) -> LRScheduler:
     """The optimizer's lr from the first step to the last, however many there are."""
     return ConstantLR(optimizer, factor=1.0, total_iters=0)
+
+
+def _refuse_two_peaks(optimizer: Optimizer, max_lr: float) -> None:
+    """The schedules set every learning rate: an optimizer's lr that is not their peak would have no effect."""
+    if max_lr != optimizer.defaults["lr"]:
+        raise InputError(
+            f"scheduler.max_lr={max_lr} and optimizer.lr={optimizer.defaults['lr']}: the schedule's peak is "
+            f"optimizer.lr; set that to {max_lr}, and max_lr follows"
+        )

@@ -20,7 +20,7 @@ from asr.errors import InputError
 from asr.plan import plan_facts, plan_parts
 from asr.searching.range_test import run_range_test
 from asr.searching.report import is_current, print_best, trial_line, write_report
-from asr.searching.space import Space, read_space, space_facts, trial_settings, with_settings
+from asr.searching.space import Space, baseline, read_space, show_setting, space_facts, trial_settings, with_settings
 from asr.searching.study import (
     RECORD,
     RULES,
@@ -37,7 +37,7 @@ from asr.searching.study import (
     shown_url,
     storage_errors,
 )
-from asr.searching.trial import METRICS, train_command, train_trial
+from asr.searching.trial import BASELINE, METRICS, train_command, train_trial
 from asr.searching.worker import Worker, by_place, count_states, to_do
 from asr.settings import check, one_of
 from asr.sweep import parent_tags
@@ -45,7 +45,7 @@ from asr.tracking import Run, open_run
 from asr.train import GROUPS
 
 # Of the study's own settings: those that decide which trials it makes. The others may change while it runs.
-DECISIVE = ("metric", "seed", "random_trials", "pruner", "startup_trials", "warmup_epochs")
+DECISIVE = ("metric", "seed", "baseline", "random_trials", "pruner", "startup_trials", "warmup_epochs")
 
 
 @entry_point("search")
@@ -76,7 +76,7 @@ def run(config: DictConfig, job: Job) -> None:
 
 def run_study(config: DictConfig, job: Job, space: Space) -> None:
     """From plan to the best trial. The same command goes on with its study; one that has all trials it shows."""
-    check(config, {**RULES, one_of(*METRICS): "study.metric"})
+    check(config, {**RULES, one_of(*METRICS): "study.metric", one_of(True, False): "study.baseline"})
     quiet_optuna()
     settings, directory = config.study, Path(config.output_dir)
     retry = RetryHeartbeatStaleTrialCallback(max_retry=settings.retries)
@@ -99,7 +99,7 @@ def run_study(config: DictConfig, job: Job, space: Space) -> None:
             return
         study = create_or_wait(storage, job.name, *chosen_by)
         try:
-            parent = open_parent(study, config, job)
+            parent = open_parent(study, config, job, space)
         except BaseException:
             abandon(storage, study)
             raise
@@ -107,7 +107,7 @@ def run_study(config: DictConfig, job: Job, space: Space) -> None:
             work(study, config, job, space, retry, parent)
             report(study, config, parent)
     elif not (config.dry_run or is_current(study, directory)):  # stopped before its report, or elsewhere
-        with open_parent(study, config, job) as parent:
+        with open_parent(study, config, job, space) as parent:
             report(study, config, parent)
     show(study, config, job, space)
 
@@ -159,17 +159,23 @@ def study_facts(config: DictConfig, space: Space, study: optuna.Study | None) ->
         f"{max(1, settings.warmup_epochs)} on, once {settings.startup_trials} trials are complete"
     )
     hyperband = f"hyperband: the better trials get more epochs, all of them {max(1, settings.warmup_epochs)} at least"
+    if own := own_values(config, space):
+        told = ", ".join(f"{key}={show_setting(value)}" for key, value in own.items())
+        compared = f"trial 0 has the config's own values: {told}; it is never pruned"
+    else:
+        compared = "none: the space does not hold the config's own values" if settings.baseline else "none"
     pruners = {"median": median, "hyperband": hyperband, "none": "none: every trial runs to its end"}
     return {
         "study": f"{shown_url(settings.storage)}: {settings.trials} trials in all, {states}",
         **space_facts(config, space),
+        "baseline": compared,
         "minimised": f"{settings.metric} in the epoch with the lowest dev_{config.monitor}; no test part is scored",
         "sampler": f"TPE, seed {settings.seed}; the first {settings.random_trials} trials are drawn at random",
         "pruner": pruners[settings.pruner],
     }
 
 
-def open_parent(study: optuna.Study, config: DictConfig, job: Job) -> Run:
+def open_parent(study: optuna.Study, config: DictConfig, job: Job, space: Space) -> Run:
     """The study's MLflow run: one for all processes that track to the same uri. It begins a study that is new.
 
     raises: InputError if the study was begun with another config, or MLflow cannot be reached
@@ -190,8 +196,15 @@ def open_parent(study: optuna.Study, config: DictConfig, job: Job) -> Run:
     if tracking.uri not in known:
         study.set_user_attr(RUNS, known | {tracking.uri: run.run_id})
     if RECORD not in study.user_attrs:
+        if own := own_values(config, space):
+            study.enqueue_trial(own, user_attrs={BASELINE: True}, skip_if_exists=True)
         study.set_user_attr(RECORD, record)
     return run
+
+
+def own_values(config: DictConfig, space: Space) -> dict[str, Any] | None:
+    """What the baseline trial has, if there is to be one and the space holds it."""
+    return baseline(config, space) if config.study.baseline else None
 
 
 def work(

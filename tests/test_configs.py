@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from asr import cli
 from asr.build import build_optimizer, build_recognizer, make
+from asr.errors import InputError
 from asr.model import count_parameters
 from asr.settings import flatten
 
@@ -94,8 +95,8 @@ def test_an_experiment_names_all_five_groups_and_its_command(name):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("exp3_adam", ["optimizer=adam"]),
-        ("exp3_sgd_one_cycle", ["scheduler=one_cycle_sgd"]),
+        ("exp3_adam", ["optimizer=adam", "optimizer.lr=6e-4"]),
+        ("exp3_sgd_one_cycle", ["scheduler=one_cycle", "optimizer.lr=0.01"]),
         ("exp3_adam_one_cycle", ["optimizer=adam", "scheduler=one_cycle"]),
     ],
 )
@@ -135,6 +136,29 @@ def test_a_sweep_is_a_multirun_of_jobs_that_build(name):
 def test_the_writeup_trains_exp2s_second_stage_after_the_first():
     hydra = composed("sweep=writeup", return_hydra_config=True).hydra
     assert hydra.sweeper.params == {"experiment": "exp1,exp2_clean,exp2_other,exp3"}
+
+
+@pytest.mark.parametrize("scheduler", options("scheduler"))
+def test_one_setting_moves_the_learning_rate_under_every_schedule(scheduler):
+    """So a multirun or a search over optimizer.lr compares what it says it does."""
+
+    def highest(lr):
+        config = composed(f"scheduler={scheduler}", f"optimizer.lr={lr}")
+        optimizer, schedule = build_optimizer(config, torch.nn.Linear(2, 2), 200)
+        rates = []
+        for _ in range(200):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return max(rates)
+
+    assert (highest(1e-4), highest(3e-3)) == pytest.approx((1e-4, 3e-3), rel=1e-6)
+
+
+def test_a_peak_apart_from_the_optimizers_lr_is_refused():
+    config = composed("scheduler.max_lr=0.1")
+    with pytest.raises(InputError, match=r"scheduler.max_lr=0.1 and optimizer.lr=0.0005.*set that to 0.1"):
+        build_optimizer(config, torch.nn.Linear(2, 2), 200)
 
 
 def test_no_key_of_the_configs_is_unread():

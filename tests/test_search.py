@@ -27,8 +27,8 @@ from asr.errors import InputError
 from asr.searching import report as study_report
 from asr.searching import space, study, trial, worker
 
-QUICK = [o for o in SMALL if not o.startswith("scheduler.max_lr")] + ["epochs=2", "steps_per_epoch=6"]
-STUDY = ["study.name=tried", "study.metric=dev_loss", "study.pruner=none"]
+QUICK = [o for o in SMALL if not o.startswith("optimizer.lr")] + ["epochs=2", "steps_per_epoch=6"]
+STUDY = ["study.name=tried", "study.metric=dev_loss", "study.pruner=none", "study.baseline=false"]
 WIDE = ["search.space.lr.low=1e-7", "search.space.lr.high=3e-2"]
 
 
@@ -202,11 +202,9 @@ def test_a_study_goes_on_to_more_trials(searched, corpus, no_plots):
 
 def test_a_dry_run_writes_nothing(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run_search(corpus, tmp_path, "scheduler=cyclic", "dry_run=true")
-    run_search(corpus, tmp_path, "scheduler=constant", "dry_run=true")
+    run_search(corpus, tmp_path, "scheduler=cyclic", "study.baseline=true", "dry_run=true")
     plan = capsys.readouterr().out
-    assert "scheduler.base_lr = ${divide:${optimizer.lr},6}" in plan
-    assert "scheduler.max_lr: the composed config has no such setting" in plan
+    assert "optimizer.lr=0.0003; it is never pruned" in plan
     assert list(tmp_path.iterdir()) == []
 
 
@@ -316,12 +314,13 @@ def test_a_trial_that_is_interrupted_is_queued_again_at_once():
 
 def test_two_processes_share_a_study(corpus, tmp_path, no_plots):
     """They start together, before there is a study, its database, or its MLflow run."""
-    settings = ("study.trials=5", "steps_per_epoch=2")
+    settings = ("study.trials=5", "steps_per_epoch=2", "study.baseline=true")
     children = [forked(lambda: run_search(corpus, tmp_path, *settings)) for _ in range(2)]
     assert [exit_code(child) for child in children] == [0, 0]
     trials = stored(tmp_path)
     assert Counter(one.state.name for one in trials.values()) == {"COMPLETE": 5}
     assert len({one.params["optimizer.lr"] for one in trials.values()}) == 5
+    assert [number for number, one in trials.items() if trial.BASELINE in one.user_attrs] == [0]
     assert len(list((tmp_path / "tried").glob("trial-*"))) == 5
     _, parent, runs = logged(tmp_path)
     assert (parent.info.status, [run.data.tags["trial"] for run in runs]) == ("FINISHED", list(map(str, trials)))
@@ -400,7 +399,8 @@ def test_draws_do_not_depend_on_when_a_study_was_stopped():
         (["+search.space.again={key: optimizer.lr, choices: [1]}"], "optimizer.lr stands twice"),
         (["+search.space.s={key: seed, choices: [[1]]}"], "choices must be a list"),
         (["+search.tied.b={key: scheduler.base_lr, value: 1}"], "scheduler.base_lr: there is no such setting"),
-        (["scheduler.max_lr=0.1"], "scheduler.max_lr is given on the command line"),
+        (["optimizer.lr=0.1"], "optimizer.lr is given on the command line"),
+        (["scheduler.max_lr=0.1"], "scheduler.max_lr=0.1 and optimizer.lr=.*set that to 0.1"),
         (["+search.space.d={key: model.dropout, low: 0, high: 2}"], "model.dropout=2.*cannot be.*dropout"),
         (["search=lr_full", "batch.buckets=2", "search.space.batch.choices=[1,2]"], "batch.seconds=1.*longest"),
         (["study.metric=dev_car"], "study.metric=dev_car.*dev_cer"),
@@ -453,15 +453,43 @@ def test_the_range_test_suggests_a_rate_and_draws_the_curve(corpus, tmp_path, mo
     assert {"lr_range.png", "lr_range.tsv"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
     printed = capsys.readouterr().out
     assert "Smith 2015" in printed
-    assert f"scheduler.max_lr={float(f'{steepest:.2g}')}" in printed
+    assert f"optimizer.lr={float(f'{steepest:.2g}')}" in printed
 
 
 def test_cyclic_is_searched_in_the_published_proportion(corpus, tmp_path):
     config, job = composed(corpus, tmp_path, "scheduler=cyclic")
     settings = space.trial_settings(config, space.read_space(config, job.overrides), {"optimizer.lr": 6e-4})
-    assert settings == {"optimizer.lr": 6e-4, "scheduler.max_lr": 6e-4, "scheduler.base_lr": pytest.approx(1e-4)}
+    assert settings == {"optimizer.lr": 6e-4}
+    training = space.with_settings(config, settings)
+    assert (training.scheduler.base_lr, training.scheduler.max_lr) == (1e-4, 6e-4)
     assert config.optimizer.lr != 6e-4  # the config itself is as it was
-    assert "search" not in space.with_settings(config, settings)
+    assert "search" not in training
+
+
+def test_the_best_is_compared_with_the_configs_own_values(corpus, tmp_path, monkeypatch, capsys, no_plots):
+    """Trial 0 has them. However bad they are it runs to its end, so that there is something to compare with."""
+    monkeypatch.chdir(tmp_path)
+    median = ("study.pruner=median", "study.startup_trials=0", "study.warmup_epochs=1", "study.random_trials=9")
+    low, high = 1e-4, 2e-2
+    seed = seed_of(low, high, lambda _: True, lambda lr: lr > 2e-3)  # number 1 is the first that is drawn
+    monkeypatch.setattr(search, "baseline", lambda *_: {"optimizer.lr": low})
+    space_of = (f"search.space.lr.low={low}", f"search.space.lr.high={high}")
+    run_search(corpus, tmp_path, *space_of, *median, f"study.seed={seed}", "study.baseline=true", "study.trials=2")
+    trials = stored(tmp_path)
+    assert [t.state.name for t in trials.values()] == ["COMPLETE"] * 2
+    assert trials[0].params == {"optimizer.lr": low}
+    assert trials[1].value < trials[0].value
+    told = capsys.readouterr().out
+    assert f"Trial 0 is the config as it is: dev_loss {trials[0].value:.4g}. Trial 1 has {trials[1].value:.4g}." in told
+
+
+def test_values_outside_the_space_are_no_baseline(corpus, tmp_path):
+    config, job = composed(corpus, tmp_path)
+    searched_space = space.read_space(config, job.overrides)
+    assert space.baseline(config, searched_space) == {"optimizer.lr": config.optimizer.lr}
+    for value in (1.0, None):
+        config.optimizer.lr = value
+        assert space.baseline(config, searched_space) is None
 
 
 @pytest.mark.parametrize("value", [None, True, 3, 1e-05, 0.0001704851049802231, "one", "null", "1e3", "it's; $x"])

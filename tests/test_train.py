@@ -171,7 +171,7 @@ def test_fresh_starts_over_and_keeps_the_old(config, tmp_path):
 def test_init_from_takes_the_weights_and_nothing_else(trained, config, tmp_path):
     best = trained.directory / "best.pt"
     run(
-        config("epochs=1", "steps_per_epoch=1", "scheduler.max_lr=1e-9", f"init_from={best}"),
+        config("epochs=1", "steps_per_epoch=1", "optimizer.lr=1e-9", f"init_from={best}"),
         job("second", "init_from=..."),
     )
     first, second = checkpoint.load(best), checkpoint.load(tmp_path / "run" / "best.pt")

@@ -20,7 +20,7 @@ from asr.artifacts import write_table
 from asr.console import console
 from asr.errors import first_line
 from asr.searching.space import show_setting
-from asr.searching.trial import EPOCHS, REASON, RUN_ID, SECONDS
+from asr.searching.trial import BASELINE, EPOCHS, REASON, RUN_ID, SECONDS
 from asr.searching.worker import by_place
 
 SHOWN = 10  # trials in the table of the best
@@ -62,6 +62,7 @@ def trial_rows(study: optuna.Study, metric: str) -> list[dict[str, Any]]:
             **{key: trial.params.get(key) for key in keys},
             "epochs": trial.user_attrs.get(EPOCHS, 0),
             "seconds": round(trial.user_attrs.get(SECONDS, 0.0), 1),
+            "baseline": BASELINE in trial.user_attrs,
             "reason": " ".join(trial.user_attrs.get(REASON, "").split()),
             "mlflow_run": trial.user_attrs.get(RUN_ID, ""),
         }
@@ -95,7 +96,13 @@ def print_best(study: optuna.Study, metric: str) -> FrozenTrial | None:
     if not complete:
         console.print("No trial was complete: see the reasons in trials.tsv, and narrow the space or prune less.")
         return None
-    return trials[complete[0][1]]
+    value, best = complete[0]
+    for number, trial in trials.items():
+        if BASELINE in trial.user_attrs and trial.state == TrialState.COMPLETE:
+            told = f"Trial {number} is the config as it is: {metric} {show_value(trial.value, metric)}."
+            better = f" Trial {best} has {show_value(value, metric)}" if best != number else " No trial was better"
+            console.print(f"{told}{better}.", soft_wrap=True)
+    return trials[best]
 
 
 def is_current(study: optuna.Study, directory: Path) -> bool:

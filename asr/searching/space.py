@@ -15,12 +15,10 @@ from asr.errors import InputError, first_line
 
 OWN_NODES = ("search", "study")  # of the search; the rest of its config is that of asr.train
 RANGE_FIELDS, CHOICE_FIELDS = {"key", "low", "high", "log", "step", "int"}, {"key", "choices"}
-TIED_FIELDS = {"key", "value", "if_present"}
+TIED_FIELDS = {"key", "value"}
 _TWICE = "search: {key} stands twice in its space and its ties; each key may be set once"
 Values = Mapping[str, Any]
 """Settings by dotted key."""
-
-OmegaConf.register_new_resolver("divide", lambda value, by: value / by)
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,13 @@ class Parameter:
         assert isinstance(d, FloatDistribution)
         return trial.suggest_float(self.key, d.low, d.high, step=d.step, log=d.log)
 
+    def holds(self, value: Any) -> bool:
+        """Whether a trial may have the value."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return value in self.distribution.choices
+        low, high = self.edges
+        return type(value) in (int, float) and low <= value <= high
+
     def describe(self) -> str:
         """For the plan."""
         d = self.distribution
@@ -58,11 +63,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """tied: name in search.tied by the key that it sets; absent: keys that are tied, but the composed config lacks."""
+    """tied: name in search.tied by the key that it sets."""
 
     parameters: tuple[Parameter, ...]
     tied: dict[str, str]
-    absent: tuple[str, ...]
 
     def corners(self) -> list[dict[str, Any]]:
         """As few trials as hold every edge of every parameter once."""
@@ -83,7 +87,7 @@ def read_space(config: DictConfig, typed: Sequence[str]) -> Space:
     parameters = tuple(_parameter(name, node) for name, node in nodes.items())
     for parameter in parameters:
         _refuse_unknown(training, parameter.key)
-    tied, absent = _tied(config, training)
+    tied = _tied(config, training)
     keys = [*(parameter.key for parameter in parameters), *tied]
     typed_keys = {override.lstrip("+~").partition("=")[0] for override in typed}
     for key in keys:
@@ -94,7 +98,7 @@ def read_space(config: DictConfig, typed: Sequence[str]) -> Space:
                 f"{key} is given on the command line, but this search sets it in every trial: take it off the command "
                 "line, or out of the file in conf/search"
             )
-    return Space(parameters, tied, tuple(absent))
+    return Space(parameters, tied)
 
 
 def _parameter(name: str, node: Any) -> Parameter:
@@ -135,20 +139,16 @@ def _distribution(node: dict[str, Any]) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=log, step=step)
 
 
-def _tied(config: DictConfig, training: DictConfig) -> tuple[dict[str, str], list[str]]:
+def _tied(config: DictConfig, training: DictConfig) -> dict[str, str]:
     tied: dict[str, str] = {}
-    absent: list[str] = []
     for name, node in (config.search.get("tied") or {}).items():
-        if not TIED_FIELDS >= set(node) >= {"key", "value"}:
-            raise InputError(f"search.tied.{name}: it must have key and value, and may have if_present")
-        if node.get("if_present", False) and not _present(training, node.key):
-            absent.append(node.key)
-            continue
+        if set(node) != TIED_FIELDS:
+            raise InputError(f"search.tied.{name}: it must have key and value")
         _refuse_unknown(training, node.key)
         if node.key in tied:
             raise InputError(_TWICE.format(key=node.key))
         tied[node.key] = str(name)
-    return tied, absent
+    return tied
 
 
 def _present(config: DictConfig, key: str) -> bool:
@@ -167,13 +167,18 @@ def _refuse_unknown(training: DictConfig, key: str) -> None:
         raise InputError(f"search: {key} says how a run is carried out, not what it computes; search another setting")
 
 
+def baseline(config: DictConfig, space: Space) -> dict[str, Any] | None:
+    """The values that the config itself has, for a trial to compare the others with; None if the space lacks one."""
+    own = {p.key: OmegaConf.select(config, p.key) for p in space.parameters}
+    return own if all(p.holds(own[p.key]) for p in space.parameters) else None
+
+
 def space_facts(config: DictConfig, space: Space) -> dict[str, str]:
-    """For the plan: what is searched, what is set along with it, and what is not as there is no such setting."""
+    """For the plan: what is searched, and what is set along with it."""
     ties: Any = OmegaConf.to_container(config.search.get("tied") or OmegaConf.create(), resolve=False)
     facts = {
         "space": "\n".join(parameter.describe() for parameter in space.parameters),
         "tied": "\n".join(f"{key} = {show_setting(ties[name]['value'])}" for key, name in space.tied.items()),
-        "not tied": "\n".join(f"{key}: the composed config has no such setting" for key in space.absent),
     }
     return {key: value for key, value in facts.items() if value}
 

@@ -27,7 +27,7 @@ METRICS = (  # the numbers of asr.train.epoch_record
     "learning_rate",
 )
 # Attributes of a trial in Optuna's storage.
-EPOCHS, SECONDS, REASON, RUN_ID = "epochs", "seconds", "reason", "mlflow_run"
+EPOCHS, SECONDS, REASON, RUN_ID, BASELINE = "epochs", "seconds", "reason", "mlflow_run", "baseline"
 
 
 def train_command(job: Job, settings: Mapping[str, Any]) -> str:
@@ -49,7 +49,7 @@ def train_trial(trial: optuna.Trial, number: int, config: DictConfig, job: Job, 
     overrides = train_overrides(job.overrides, settings)
     job = Job(f"{job.name}/{directory.name}", job.choices, overrides, train_command(job, settings))
     told = "  ".join(f"{key}={show_setting(value)}" for key, value in settings.items())
-    console.print(f"trial {number}: {told}", soft_wrap=True)
+    console.print(f"trial {number}: {told}{' (the baseline)' if BASELINE in trial.user_attrs else ''}", soft_wrap=True)
 
     session = build_session(training)
     plain: dict[str, Any] = OmegaConf.to_container(training, resolve=True)  # type: ignore[assignment]
@@ -113,9 +113,10 @@ class Reports:
         self.judge(record)
 
     def judge(self, record: Mapping[str, Any]) -> None:
-        """Raises what ends the trial. One that has done all its epochs is never pruned."""
+        """Raises what ends the trial. One that has done all its epochs is never pruned, nor is the baseline."""
         for key in (self.metric, f"dev_{self.monitor}"):
             if not math.isfinite(record[key]):
                 raise DivergedError(f"{key} is {record[key]}")
-        if record["epoch"] < self.epochs and self.trial.should_prune():
+        prunable = record["epoch"] < self.epochs and BASELINE not in self.trial.user_attrs
+        if prunable and self.trial.should_prune():
             raise optuna.TrialPruned
