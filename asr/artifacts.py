@@ -52,8 +52,13 @@ def write_table(rows: Sequence[dict[str, Any]], path: Path) -> Path:
 
 def write_json(content: Any, path: Path) -> Path:
     """Indented JSON, renamed into place when it is whole."""
+    return write_text(json.dumps(content, indent=2) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> Path:
+    """A file that shows under its name when it is whole."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(text)
     os.replace(partial, path)
     return path
 

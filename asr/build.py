@@ -22,15 +22,17 @@ from asr.errors import InputError, first_line
 from asr.features import LogMel
 from asr.loop import Compute, Evaluation, evaluate
 from asr.model import DeepSpeech2
-from asr.settings import POSITIVE, WHOLE_FROM_0, WHOLE_FROM_1, Rules, check, one_of
+from asr.settings import POSITIVE, SHARE, WHOLE_FROM_0, WHOLE_FROM_1, Rules, check, one_of
 from asr.text import Alphabet, frames_needed
 
 MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
 RULES: Rules = {
     WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.buckets tracking.log_every features.sample_rate "
-    "features.n_mels data.max_characters?",
+    "features.n_mels data.max_characters? max_non_finite",
     WHOLE_FROM_0: "workers seed",
-    POSITIVE: "max_grad_norm batch.seconds? batch.eval_seconds data.max_seconds? tracking.system_metrics_seconds?",
+    POSITIVE: "max_grad_norm batch.seconds? batch.eval_seconds data.max_seconds? tracking.system_metrics_seconds? "
+    "checkpoint.every_minutes",
+    SHARE: "max_unreadable_share",
     one_of(*MONITORS): "monitor",
     one_of(True, False): "dry_run fresh",
 }

@@ -1,30 +1,32 @@
 """Checkpoints: written so that a kill at any moment leaves a whole file, read so that no code in them can run."""
 
 import os
-import pickle
-from dataclasses import dataclass, field, fields
+import zipfile
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from asr.errors import InputError, first_line
 
-FORMAT = 1
+FORMAT = 2
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
 @dataclass
 class Checkpoint:
-    """All that a run needs to go on, or another to start from its weights.
+    """All that a run needs to go on, or another to start from its weights. (bf16 needs no scaler, so there is none.)
 
     config:    the resolved config of the run, plain dicts and lists
-    progress:  epoch, step, and the position in the data from which the next batch comes
+    progress:  what TrainState counts; its position is where the samplers go on
     history:   a record of every finished epoch
     best:      the dev score of the best epoch so far, or null
-    rng:       torch's CPU generator (dropout)
+    rng:       torch's generators, which dropout uses: cpu, and a list for all CUDA devices. Data and augmentation have
+               generators of their own, seeded by what they are for
     """
 
     config: dict[str, Any]
@@ -34,19 +36,56 @@ class Checkpoint:
     progress: dict[str, Any]
     history: list[dict[str, Any]]
     best: float | None
-    rng: torch.Tensor
+    rng: dict[str, Any]
     format: int = FORMAT
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes beside, syncs to disk and renames, so that `path` is always a whole checkpoint."""
+    """Writes beside, syncs to disk and renames, so that `path` is always a whole checkpoint.
+
+    raises: InputError if it cannot be written, as on a full disk; what was there before is left whole
+    """
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        # A shallow dict: asdict would copy every tensor.
-        torch.save({field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            # A shallow dict: asdict would copy every tensor.
+            torch.save({field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of the file's own error
+        partial.unlink(missing_ok=True)
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise InputError(
+            f"checkpoint {path} cannot be written: {first_line(cause)}. Checkpoints that were there before are whole: "
+            "make room on the disk, and the same command goes on from the last one"
+        ) from error
+
+
+def save_last(checkpoint: Checkpoint, directory: Path) -> None:
+    """last.pt; the one before stays as previous.pt, for a disk may lose what it was given last."""
+    last, partial = directory / LAST, directory / "next.pt"
+    save(checkpoint, partial)
+    if last.exists():
+        os.replace(last, directory / PREVIOUS)  # killed here, the run goes on from previous.pt
+    os.replace(partial, last)
+
+
+def load_last(directory: Path) -> tuple[Checkpoint, Path, str] | None:
+    """The newest checkpoint that is whole, its path, and why it is not last.pt (empty if it is); None if there is none.
+
+    raises: InputError if there are checkpoints, and none can be read
+    """
+    problems: list[InputError] = []
+    for path in (directory / LAST, directory / PREVIOUS):
+        if path.exists():
+            try:
+                return load(path), path, str(problems[0]) if problems else ""
+            except InputError as error:
+                problems.append(error)
+    if problems:
+        raise InputError(f"{problems[-1]}. No checkpoint of {directory} is whole: fresh=true starts over")
+    return None
 
 
 def load(path: Path) -> Checkpoint:
@@ -54,18 +93,55 @@ def load(path: Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file; a run writes best.pt and last.pt into its directory")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            damaged = archive.testzip()
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever zipfile, pickle and torch raise at a file that is something else
         raise InputError(
             f"checkpoint {path}: cannot be read ({first_line(error)}); use another, such as last.pt"
         ) from error
+    if damaged:
+        raise InputError(f"checkpoint {path}: damaged ({damaged} has another checksum); use another, such as last.pt")
+    if problem := _problem(content):
+        raise InputError(f"checkpoint {path}: not a checkpoint of this suite in format {FORMAT}: {problem}")
+    return Checkpoint(**content)  # type: ignore[arg-type]
+
+
+def _problem(content: Any) -> str:
+    """What is wrong with the content of a file; empty if nothing is."""
     names = {field.name for field in fields(Checkpoint)}
-    if not isinstance(content, dict) or set(content) != names or content["format"] != FORMAT:
-        raise InputError(
-            f"checkpoint {path}: not a checkpoint of this suite in format {FORMAT}; "
-            f"it must hold {', '.join(sorted(names))}"
-        )
-    return Checkpoint(**content)
+    if not isinstance(content, dict) or set(content) != names:
+        return f"it must hold {', '.join(sorted(names))}"
+    if content["format"] != FORMAT:
+        return f"its format is {content['format']}"
+    for name in ("config", "model", "optimizer", "scheduler", "progress", "rng"):
+        if not isinstance(content[name], dict) or not all(isinstance(key, str) for key in content[name]):
+            return f"{name} must be a dict with names"
+    if not all(isinstance(weight, Tensor) for weight in content["model"].values()):
+        return "model must hold tensors"
+    if not {"state", "param_groups"} <= set(content["optimizer"]):
+        return "optimizer must hold state and param_groups"
+    history, best = content["history"], content["best"]
+    if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
+        return "history must be a list of records"
+    if best is not None and not isinstance(best, float):
+        return "best must be a number or null"
+    if not isinstance(content["rng"].get("cpu"), Tensor):
+        return "rng must hold the state of the CPU's generator"
+    return _problem_of_progress(content["progress"])
+
+
+def _problem_of_progress(progress: dict[str, Any]) -> str:
+    position, epoch = progress.get("position"), progress.get("this_epoch")
+    counts = [progress.get(name) for name in ("epoch", "step", "non_finite_in_a_row")]
+    counts += position if isinstance(position, (tuple, list)) else []
+    if len(counts) != 5 or not all(type(count) is int and count >= 0 for count in counts):
+        return "progress must hold epoch, step, non_finite_in_a_row and the position, whole numbers from 0 on"
+    if not isinstance(epoch, dict) or {field.name for field in fields(EpochTotals)} != set(epoch):
+        return "progress must hold the sums of this_epoch"
+    if not all(type(number) in (int, float) for number in epoch.values()):
+        return "the sums of this_epoch must be numbers"
+    return ""
 
 
 def load_weights(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
@@ -89,11 +165,33 @@ def load_weights(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
 
 
 @dataclass
+class EpochTotals:
+    """Sums over the steps of an epoch so far, so that an epoch cut in two by a stop ends with the same means.
+
+    updates:    steps that changed the weights: the sums of loss and grad_norm are over these
+    non_finite: steps that were skipped, as the loss or the gradient was not finite
+    unreadable: utterances that were left out of their batches
+    """
+
+    steps: int = 0
+    updates: int = 0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    padding_share: float = 0.0
+    utterances: int = 0
+    audio_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    non_finite: int = 0
+    unreadable: int = 0
+
+
+@dataclass
 class TrainState:
     """Everything that changes while a run trains.
 
     position: (pass over the data, batch within it) of the next batch; step, epoch: how many are done
     history:  a record of every finished epoch; best: the lowest monitored dev score so far
+    non_finite_in_a_row: steps that were skipped since the last update
     """
 
     model: nn.Module
@@ -102,6 +200,8 @@ class TrainState:
     position: tuple[int, int] = (0, 0)
     step: int = 0
     epoch: int = 0
+    this_epoch: EpochTotals = field(default_factory=EpochTotals)
+    non_finite_in_a_row: int = 0
     best: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -112,18 +212,39 @@ class TrainState:
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scheduler=self.scheduler.state_dict(),
-            progress={"epoch": self.epoch, "step": self.step, "position": tuple(self.position)},
+            progress={
+                "epoch": self.epoch,
+                "step": self.step,
+                "position": tuple(self.position),
+                "this_epoch": asdict(self.this_epoch),
+                "non_finite_in_a_row": self.non_finite_in_a_row,
+            },
             history=self.history,
             best=self.best,
-            rng=torch.get_rng_state(),
+            rng={
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            },
         )
 
     def restore(self, saved: Checkpoint, path: Path) -> None:
-        """Goes back to the moment of the checkpoint."""
+        """Goes back to the moment of the checkpoint; InputError if it is of another model or optimizer."""
         load_weights(self.model, saved.model, path)
-        self.optimizer.load_state_dict(saved.optimizer)
-        self.scheduler.load_state_dict(saved.scheduler)
-        self.epoch, self.step = saved.progress["epoch"], saved.progress["step"]
-        self.position = tuple(saved.progress["position"])
+        try:
+            self.optimizer.load_state_dict(saved.optimizer)
+            self.scheduler.load_state_dict(saved.scheduler)
+            torch.set_rng_state(saved.rng["cpu"])
+            cuda = saved.rng["cuda"]
+            if cuda and len(cuda) == torch.cuda.device_count():  # else another machine, which has numbers of its own
+                torch.cuda.set_rng_state_all(cuda)
+        except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+            raise InputError(f"checkpoint {path} is of another optimizer or schedule: {first_line(error)}") from error
+        for weight, state in self.optimizer.state.items():
+            shapes = {value.shape for value in state.values() if isinstance(value, Tensor) and value.dim()}
+            if shapes - {weight.shape}:
+                raise InputError(f"checkpoint {path}: its optimizer's state has the shapes of another model")
+        progress = saved.progress
+        self.epoch, self.step, self.position = progress["epoch"], progress["step"], tuple(progress["position"])
+        self.this_epoch = EpochTotals(**progress["this_epoch"])
+        self.non_finite_in_a_row = progress["non_finite_in_a_row"]
         self.history, self.best = saved.history, saved.best
-        torch.set_rng_state(saved.rng)

@@ -1,5 +1,6 @@
 """What every entry point shares: Hydra, with a user's mistakes shown as one paragraph instead of a traceback."""
 
+import errno
 import os
 import re
 import shlex
@@ -20,17 +21,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr.errors import InputError
+from asr.interrupt import Interrupted, stop_at_once_on_sigterm
+from asr.settings import within
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LONGEST_NAME = 150  # characters; file systems allow 255 bytes for one name
 # Settings that change how a run is carried out, not what it computes: no part of its name or its identity.
-EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir", "sweep", "launcher")
+EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir", "sweep", "launcher",
+                  "checkpoint.every_minutes")  # fmt: skip
 
 
 def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Makes `main(config)` of a module the command `python -m asr.NAME KEY=VALUE ...`, with conf/NAME.yaml.
 
-    Exit codes: 0 done, 1 an error of ours (with its traceback), 2 a mistake of the user's (one paragraph).
+    Exit codes: 0 done, 1 an error of ours (with its traceback), 2 a mistake of the user's (one paragraph), 130 Ctrl-C,
+    143 SIGTERM.
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -44,8 +49,12 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                 _fail(str(error))
             except (HydraException, OmegaConfBaseException) as error:
                 _fail(_explain(error, name))
-            except KeyboardInterrupt:
-                sys.exit(130)
+            except KeyboardInterrupt as stop:
+                sys.exit(stop.exit_code if isinstance(stop, Interrupted) else 130)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                _fail(f"{error}: the disk is full. Make room, and the same command goes on from its last checkpoint")
 
         main.task = task  # type: ignore[attr-defined]
         return main
@@ -63,6 +72,7 @@ class Task:
     module: str
 
     def __call__(self, config: DictConfig) -> None:
+        stop_at_once_on_sigterm()
         try:
             import_module(self.module).main.task(config)
         except InputError as error:
@@ -130,7 +140,7 @@ def identity(overrides: Sequence[str]) -> list[str]:
     """
     order = {"experiment": 0, "scale": 1}
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
-    kept = [(key, o) for key, o in zip(keys, overrides, strict=True) if key.split(".")[0] not in EXECUTION_KEYS]
+    kept = [(key, o) for key, o in zip(keys, overrides, strict=True) if not within(key, EXECUTION_KEYS)]
     return [override for key, override in sorted(kept, key=lambda pair: (order.get(pair[0], 2), pair[0]))]
 
 

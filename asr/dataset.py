@@ -1,7 +1,7 @@
 """Cuts -> batches: audio is read, augmented, turned into features and padded here, in the loader's workers."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
@@ -29,6 +29,13 @@ class Position(NamedTuple):
     batch_index: int
 
 
+class Unreadable(NamedTuple):
+    """An utterance that was left out, and why."""
+
+    id: str
+    reason: str
+
+
 class Batch(NamedTuple):
     """Utterances, padded to the longest.
 
@@ -45,10 +52,13 @@ class Batch(NamedTuple):
     targets: Tensor
     target_lengths: Tensor
     seconds: float
+    unreadable: Sequence[Unreadable] = ()
 
     @property
     def padding_share(self) -> float:
-        """Padded frames over all frames of the batch."""
+        """Padded frames over all frames of the batch; 0 for a batch without utterances."""
+        if not self.ids:
+            return 0.0
         return 1 - float(self.lengths.sum()) / (len(self.ids) * self.features.shape[2])
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from asr.checkpoint import EpochTotals
 from asr.dataset import Batch
 from asr.decode import greedy
 from asr.errors import InputError
@@ -23,9 +25,12 @@ from asr.model import ModelOutput
 from asr.provenance import processor
 from asr.text import Alphabet
 
+# If the first step of all updates nothing, the schedule is stepped before the optimizer, as it must be here.
+warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+
 
 class DivergedError(InputError):
-    """A loss, a gradient or a score is not finite."""
+    """Losses, gradients or scores are not finite."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,22 @@ class Compute:
 
 
 class StepMetrics(NamedTuple):
-    """One training step. learning_rate is the one that was used; audio_seconds exclude padding."""
+    """One training step. learning_rate is the one that was used; audio_seconds exclude padding.
+
+    updated: whether the weights were: not if loss or grad_norm is not finite, or no utterance could be read
+    """
 
     loss: float
     learning_rate: float
     grad_norm: float
+    updated: bool
     audio_seconds: float
     wall_seconds: float
     padding_share: float
 
 
 class EpochSummary(NamedTuple):
-    """Means over the steps of an epoch, and its sums."""
+    """Means over the steps of an epoch (loss and grad_norm: over those that updated the weights), and its sums."""
 
     loss: float
     grad_norm: float
@@ -74,6 +83,22 @@ class EpochSummary(NamedTuple):
     utterances: int
     audio_seconds: float
     wall_seconds: float
+    non_finite: int
+    unreadable: int
+
+    @classmethod
+    def of(cls, totals: EpochTotals) -> "EpochSummary":
+        """loss and grad_norm are not a number where no step updated the weights."""
+        return cls(
+            loss=totals.loss / totals.updates if totals.updates else math.nan,
+            grad_norm=totals.grad_norm / totals.updates if totals.updates else math.nan,
+            padding_share=totals.padding_share / totals.steps,
+            utterances=totals.utterances,
+            audio_seconds=totals.audio_seconds,
+            wall_seconds=totals.wall_seconds,
+            non_finite=totals.non_finite,
+            unreadable=totals.unreadable,
+        )
 
 
 @dataclass(frozen=True)
@@ -108,52 +133,73 @@ def batch_losses(model: nn.Module, batch: Batch, compute: Compute) -> tuple[Tens
 def train_step(
     model: nn.Module, batch: Batch, optimizer: Optimizer, scheduler: LRScheduler, max_grad_norm: float, compute: Compute
 ) -> StepMetrics:
-    """Forward, backward, clip, update, next learning rate; DivergedError if the loss or a gradient is not finite."""
+    """Forward, backward, clip, update, next learning rate.
+
+    Where the loss or the gradient is not finite, or the batch has lost all its utterances, nothing is updated: neither
+    weights nor batch norm's statistics. The schedule goes on, since its steps are those of the run.
+    """
     start = time.perf_counter()
     learning_rate = optimizer.param_groups[0]["lr"]
-    loss = batch_losses(model, batch, compute)[0].mean()
-    optimizer.zero_grad()
-    loss.backward()
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
-    if not (math.isfinite(grad_norm) and math.isfinite(loss.item())):
-        raise DivergedError(
-            f"the loss is {loss.item()} and the gradient norm {grad_norm} on utterances {', '.join(batch.ids)} at a "
-            f"learning rate of {learning_rate:.2e}: both must be finite; lower the learning rate or max_grad_norm. "
-            "Checkpoints of earlier epochs are whole"
-        )
-    optimizer.step()
+    loss = grad_norm = math.nan
+    if batch.ids:
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        batch_loss = batch_losses(model, batch, compute)[0].mean()
+        optimizer.zero_grad()
+        batch_loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        loss, grad_norm = batch_loss.item(), norm.item()
+    updated = math.isfinite(loss) and math.isfinite(grad_norm)
+    if updated:
+        optimizer.step()
+    elif batch.ids:
+        optimizer.zero_grad()
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
     scheduler.step()
-    return StepMetrics(
-        loss.item(), learning_rate, grad_norm, batch.seconds, time.perf_counter() - start, batch.padding_share
-    )
+    wall_seconds = time.perf_counter() - start
+    return StepMetrics(loss, learning_rate, grad_norm, updated, batch.seconds, wall_seconds, batch.padding_share)
 
 
 def train_epoch(
     model: nn.Module,
     batches: Iterator[Batch],
     steps: int,
+    totals: EpochTotals,
     optimizer: Optimizer,
     scheduler: LRScheduler,
     max_grad_norm: float,
     compute: Compute,
     on_step: Callable[[Batch, StepMetrics], None],
 ) -> EpochSummary:
-    """Trains on the next `steps` batches. on_step is told of each; an epoch's wall time includes waiting for data."""
+    """Trains on as many batches as the epoch still has, from `totals` on, and counts them there.
+
+    on_step is told of each step; an epoch's wall time includes waiting for data.
+    """
     model.train()
-    start, utterances, metrics = time.perf_counter(), 0, []
-    for batch in islice(batches, steps):
+    start = time.perf_counter()
+    for batch in islice(batches, steps - totals.steps):
         step = train_step(model, batch, optimizer, scheduler, max_grad_norm, compute)
-        metrics.append(step)
-        utterances += len(batch.ids)
+        now = time.perf_counter()
+        count_step(totals, batch, step, now - start)
+        start = now
         on_step(batch, step)
-    return EpochSummary(
-        loss=sum(m.loss for m in metrics) / len(metrics),
-        grad_norm=sum(m.grad_norm for m in metrics) / len(metrics),
-        padding_share=sum(m.padding_share for m in metrics) / len(metrics),
-        utterances=utterances,
-        audio_seconds=sum(m.audio_seconds for m in metrics),
-        wall_seconds=time.perf_counter() - start,
-    )
+    return EpochSummary.of(totals)
+
+
+def count_step(totals: EpochTotals, batch: Batch, step: StepMetrics, wall_seconds: float) -> None:
+    """Adds a step to the sums of its epoch."""
+    totals.steps += 1
+    totals.padding_share += step.padding_share
+    totals.utterances += len(batch.ids)
+    totals.audio_seconds += step.audio_seconds
+    totals.wall_seconds += wall_seconds
+    totals.unreadable += len(batch.unreadable)
+    if step.updated:
+        totals.updates += 1
+        totals.loss += step.loss
+        totals.grad_norm += step.grad_norm
+    elif batch.ids:
+        totals.non_finite += 1
 
 
 @torch.inference_mode()

@@ -20,6 +20,7 @@ Rules = Mapping[Rule, str]
 
 WHOLE_FROM_0 = Rule("a whole number from 0 on", lambda value: type(value) is int and value >= 0)
 WHOLE_FROM_1 = Rule("a whole number from 1 on", lambda value: type(value) is int and value >= 1)
+SHARE = Rule("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
 POSITIVE = Rule("a number above 0", lambda value: type(value) in (int, float) and value > 0)
 
 
@@ -55,10 +56,15 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Sequence[str]) -> list[str]:
-    """The settings in which two configs differ, as "key: old -> new", without the top-level keys in `ignore`."""
-    before, after = (flatten({key: value for key, value in c.items() if key not in ignore}) for c in (old, new))
+    """The settings in which two configs differ, as "key: old -> new", without those within `ignore`."""
+    before, after = flatten(old), flatten(new)
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key, "absent") != after.get(key, "absent")
+        if before.get(key, "absent") != after.get(key, "absent") and not within(key, ignore)
     ]
+
+
+def within(key: str, keys: Sequence[str]) -> bool:
+    """Whether a dotted key is one of these, or lies below one of them."""
+    return any(key == one or key.startswith(f"{one}.") for one in keys)

@@ -5,7 +5,7 @@ python -m asr.train experiment=quickstart dry_run=true
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,73 +19,19 @@ from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point, remove_if_emp
 from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
 from asr.dataset import Batch, Position, evaluation_batches, training_batches
 from asr.errors import InputError
-from asr.loop import Compute, EpochSummary, Evaluation, StepMetrics, evaluate, train_epoch
+from asr.fit import fit
+from asr.guard import Guard
+from asr.interrupt import Interrupted, deferred
+from asr.loop import DivergedError
 from asr.metrics import ErrorRates
 from asr.pictures import learning_curves
 from asr.plan import plan_facts, plan_parts, plan_record
 from asr.settings import differences
 from asr.sweep import parent_tags, reopen_run
-from asr.text import Alphabet
 from asr.tracking import Run
 from asr.watch import Watch
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "sweep")
-
-
-def fit(
-    state: TrainState,
-    batches: Iterator[Batch],
-    dev_batches: Callable[[], Iterable[Batch]],
-    alphabet: Alphabet,
-    compute: Compute,
-    *,
-    epochs: int,
-    steps_per_epoch: int,
-    max_grad_norm: float,
-    monitor: str,
-    on_step: Callable[[TrainState, StepMetrics], None],
-    on_epoch: Callable[[TrainState, bool], None],
-) -> None:
-    """Trains until `epochs` are done; after each it scores dev and tells on_epoch whether that is the best so far.
-
-    monitor: the dev score whose lowest value is the best: loss, wer, cer, mean_wer or mean_cer
-    """
-
-    def count_step(batch: Batch, metrics: StepMetrics) -> None:
-        state.step += 1
-        state.position = Position(batch.position.pass_number, batch.position.batch_index + 1)
-        on_step(state, metrics)
-
-    while state.epoch < epochs:
-        trained = train_epoch(
-            state.model, batches, steps_per_epoch, state.optimizer, state.scheduler, max_grad_norm, compute, count_step
-        )
-        dev = evaluate(state.model, dev_batches(), alphabet, compute)
-        state.epoch += 1
-        state.history.append(epoch_record(state, trained, dev))
-        score = dev.as_metrics()[monitor]
-        better = state.best is None or score < state.best
-        state.best = score if better else state.best
-        on_epoch(state, better)
-
-
-def epoch_record(state: TrainState, trained: EpochSummary, dev: Evaluation) -> dict[str, Any]:
-    """What an epoch leaves in history.jsonl and MLflow; audio_seconds_per_second includes waiting for data."""
-    return {
-        "epoch": state.epoch,
-        "step": state.step,
-        "learning_rate": state.scheduler.get_last_lr()[0],
-        "train_loss": trained.loss,
-        "train_grad_norm": trained.grad_norm,
-        "train_utterances": trained.utterances,
-        "train_audio_seconds": trained.audio_seconds,
-        "train_padding_share": trained.padding_share,
-        "train_wall_seconds": trained.wall_seconds,
-        "train_audio_seconds_per_second": trained.audio_seconds / trained.wall_seconds,
-        "dev_unalignable": dev.unalignable,
-        "dev_wall_seconds": dev.wall_seconds,
-        **{f"dev_{name}": value for name, value in dev.as_metrics().items()},
-    }
 
 
 @entry_point("train")
@@ -128,18 +74,19 @@ def set_aside(directory: Path) -> None:
 
 
 def restore(state: TrainState, directory: Path, config: dict[str, Any], job: Job) -> None:
-    """Goes on from last.pt if the directory has one, else takes the weights of init_from, if any."""
-    last = directory / "last.pt"
-    if last.exists():
-        saved = checkpoint.load(last)
+    """Goes on from the last checkpoint that is whole, if there is one, else takes the weights of init_from, if any."""
+    if found := checkpoint.load_last(directory):
+        saved, path, problem = found
+        if problem:
+            console.print(f"{problem}. The run goes on from {path.name}, the one before.", soft_wrap=True, markup=False)
         differing = differences(saved.config, config, ignore=EXECUTION_KEYS)
         if differing:
             raise InputError(
                 f"{directory} holds a run with another config ({'; '.join(differing)}): only the same command goes on "
                 "with it. fresh=true starts over and keeps the old under another name; so does another output_dir"
             )
-        state.restore(saved, last)
-        console.print(f"Goes on from {last}: epoch {state.epoch} is done, step {state.step:,}.")
+        state.restore(saved, path)
+        console.print(f"Goes on from {path}: epoch {state.epoch} is done, step {state.step:,}.")
     elif config["init_from"]:
         path = Path(config["init_from"])
         refuse_unfinished(path, job)
@@ -148,7 +95,8 @@ def restore(state: TrainState, directory: Path, config: dict[str, Any], job: Job
 
 def refuse_unfinished(path: Path, job: Job) -> None:
     """A run of another command whose weights are wanted must have ended: until then its best.pt still changes."""
-    if any(override.startswith("init_from=") for override in job.overrides) and not (path.parent / "last.pt").exists():
+    typed = any(override.startswith("init_from=") for override in job.overrides)
+    if typed and not (path.parent / checkpoint.LAST).exists():
         return  # any file that the user names: `load` says if it is none
     if not (path.parent / "results.json").exists():
         state = "has not ended" if path.exists() else "is not there"
@@ -195,10 +143,14 @@ def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str
 
 def train(state: TrainState, session: Session, config: DictConfig, plain: dict[str, Any], directory: Path, tracked: Run,
           after_epoch: Callable[[TrainState], None] | None = None) -> None:  # fmt: skip
-    """Runs `fit` with everything that watches it: progress, MLflow, history.jsonl, checkpoints, then after_epoch."""
+    """Runs `fit` with everything that watches it: progress, MLflow, history.jsonl, checkpoints, then after_epoch.
+
+    raises: Interrupted on Ctrl-C or SIGTERM, between two batches, when all that was done is saved
+    """
+    cuts = session.data.training_cuts()
     dataset = session.recognizer.dataset(session.augment, config.seed)
     if session.augment.transforms:
-        for path in artifacts.write_augmentation(dataset, session.data.training_cuts()[0], directory / "augmentation"):
+        for path in artifacts.write_augmentation(dataset, cuts[0], directory / "augmentation"):
             tracked.log_file(path, "augmentation")
     batches = training_batches(
         dataset, session.sampler, Position(*state.position), config.workers, session.compute.pin_memory
@@ -210,28 +162,37 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
             plain_dataset, dev_cuts, config.batch.eval_seconds, config.workers, session.compute.pin_memory
         )
 
-    with progress_bar() as bar:
-        watch = Watch(bar, tracked, directory, plain, state.step, config.epochs * session.steps_per_epoch, after_epoch)
-        fit(
-            state,
-            batches,
-            dev_batches,
-            session.recognizer.alphabet,
-            session.compute,
-            epochs=config.epochs,
-            steps_per_epoch=session.steps_per_epoch,
-            max_grad_norm=config.max_grad_norm,
-            monitor=config.monitor,
-            on_step=watch.step,
-            on_epoch=watch.epoch,
-        )
+    total_steps = config.epochs * session.steps_per_epoch
+    with progress_bar() as bar, deferred() as stop:
+        watch = Watch(bar, tracked, directory, plain, Guard(directory, plain, len(cuts)), state.step, total_steps,
+                      after_epoch)  # fmt: skip
+        try:
+            fit(
+                state,
+                stop.heeded(batches),
+                lambda: stop.heeded(dev_batches()),
+                session.recognizer.alphabet,
+                session.compute,
+                epochs=config.epochs,
+                steps_per_epoch=session.steps_per_epoch,
+                max_grad_norm=config.max_grad_norm,
+                monitor=config.monitor,
+                on_step=watch.step,
+                on_epoch=watch.epoch,
+            )
+        except Interrupted as interrupted:
+            watch.save(state)
+            console.print(f"Stopped by {interrupted} after step {state.step:,}, saved: the same command goes on there.")
+            raise
 
 
 def test(
     state: TrainState, session: Session, config: DictConfig, directory: Path, tracked: Run
 ) -> dict[str, ErrorRates]:
     """Scores best.pt on every test part, once, and writes what people look at."""
-    best = directory / "best.pt"
+    best = directory / checkpoint.BEST
+    if not best.exists():
+        raise DivergedError(f"{best} is not there: no epoch had a finite dev_{config.monitor}; lower optimizer.lr")
     saved = checkpoint.load(best)
     checkpoint.load_weights(state.model, saved.model, best)
     results = {}

@@ -1,6 +1,7 @@
 """What becomes of the progress that `fit` reports: the bar, MLflow, checkpoints, a line for each epoch."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 from rich.progress import Progress
 
 from asr import checkpoint
-from asr.checkpoint import TrainState
+from asr.artifacts import write_text
+from asr.checkpoint import BEST, TrainState
+from asr.dataset import Batch
+from asr.guard import Guard
 from asr.loop import StepMetrics
 from asr.tracking import Run
 
@@ -22,17 +26,21 @@ class Watch:
         tracked: Run,
         directory: Path,
         config: dict[str, Any],
+        guard: Guard,
         steps_done: int,
         total_steps: int,
         after_epoch: Callable[[TrainState], None] | None = None,
     ) -> None:
         self.bar, self.tracked, self.directory, self.config = bar, tracked, directory, config
-        self.after_epoch = after_epoch
+        self.guard, self.after_epoch = guard, after_epoch
+        self.save_every = 60 * config["checkpoint"]["every_minutes"]
+        self.saved_at = time.monotonic()
         self.log_every = config["tracking"]["log_every"]
         self.task = bar.add_task("", total=total_steps, completed=steps_done, figures="")
 
-    def step(self, state: TrainState, metrics: StepMetrics) -> None:
-        """Every step moves the bar; every log_every-th is logged."""
+    def step(self, state: TrainState, batch: Batch, metrics: StepMetrics) -> None:
+        """Every step moves the bar; every log_every-th is logged. A long epoch is saved now and then."""
+        self.guard.check(state, batch, metrics)
         speed = metrics.audio_seconds / metrics.wall_seconds
         self.bar.update(
             self.task,
@@ -51,25 +59,33 @@ class Watch:
                 },
                 state.step,
             )
+        if time.monotonic() - self.saved_at > self.save_every:
+            self.save(state)
+
+    def save(self, state: TrainState) -> None:
+        """Where the same command goes on: at the next batch."""
+        checkpoint.save_last(state.to_checkpoint(self.config), self.directory)
+        self.saved_at = time.monotonic()
 
     def epoch(self, state: TrainState, better: bool) -> None:
-        """Saves first, then tells: a line on the terminal, history.jsonl, MLflow."""
-        saved = state.to_checkpoint(self.config)
-        if better:  # before last.pt: killed in between, the run does this epoch again and nothing is amiss
-            checkpoint.save(saved, self.directory / "best.pt")
-        checkpoint.save(saved, self.directory / "last.pt")
-        lines = "".join(json.dumps(record) + "\n" for record in state.history)
-        (self.directory / "history.jsonl").write_text(lines)
+        """Records first, then saves: killed in between, the run does the epoch's end again, and nothing is missing."""
+        write_text("".join(json.dumps(record) + "\n" for record in state.history), self.directory / "history.jsonl")
         record = state.history[-1]
         self.tracked.log_metrics(
             {key.replace("_", "/", 1): value for key, value in record.items() if key.startswith(("train_", "dev_"))},
             state.step,
         )
+        if better:
+            checkpoint.save(state.to_checkpoint(self.config), self.directory / BEST)
+        self.save(state)
+        left_out = {"non-finite steps": record["train_non_finite"], "unreadable": record["train_unreadable"]}
         self.bar.console.print(
             f"epoch {state.epoch:>3}/{self.config['epochs']}  train loss {record['train_loss']:.3f}  "
             f"dev loss {record['dev_loss']:.3f}  WER {record['dev_wer']:.2%}  CER {record['dev_cer']:.2%}  "
             f"lr {record['learning_rate']:.2e}  {record['train_audio_seconds_per_second']:.0f} audio-s/s  "
-            f"{record['train_wall_seconds'] + record['dev_wall_seconds']:.0f} s{'  best' if better else ''}"
+            f"{record['train_wall_seconds'] + record['dev_wall_seconds']:.0f} s"
+            + "".join(f"  {count} {name}" for name, count in left_out.items() if count)
+            + ("  best" if better else "")
         )
         if self.after_epoch:
             self.after_epoch(state)

@@ -4,10 +4,12 @@ import pickle
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from asr import checkpoint
-from asr.checkpoint import TrainState
+from asr.checkpoint import EpochTotals, TrainState
 from asr.errors import InputError
 
 
@@ -22,7 +24,8 @@ def test_state_comes_back(state, tmp_path):
     state.model(torch.ones(1, 2)).sum().backward()
     state.optimizer.step()
     state.epoch, state.step, state.position, state.best = 3, 30, (1, 4), 0.5
-    state.history = [{"epoch": 1, "dev_loss": 2.0}]
+    state.history, state.non_finite_in_a_row = [{"epoch": 1, "dev_loss": 2.0}], 2
+    state.this_epoch = EpochTotals(steps=2, updates=1, loss=3.5)
     checkpoint.save(state.to_checkpoint({"epochs": 3}), tmp_path / "last.pt")
     expected = torch.rand(3)
 
@@ -33,7 +36,8 @@ def test_state_comes_back(state, tmp_path):
     assert torch.equal(other.model.weight, state.model.weight)
     assert other.optimizer.state_dict()["state"][0]["step"] == 1
     assert (other.epoch, other.step, other.position, other.best) == (3, 30, (1, 4), 0.5)
-    assert other.history == state.history
+    assert (other.history, other.this_epoch) == (state.history, state.this_epoch)
+    assert other.non_finite_in_a_row == 2
 
 
 def test_a_save_that_fails_leaves_the_old_checkpoint(state, tmp_path, monkeypatch):
@@ -46,7 +50,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(state, tmp_path, monkeypatc
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match=r"last\.pt cannot be written: No space.*make room"):
         checkpoint.save(state.to_checkpoint({}), path)
     assert path.read_bytes() == before
 
@@ -84,3 +88,74 @@ def test_weights_of_another_model_are_named(tmp_path):
         checkpoint.load_weights(nn.Linear(2, 2), nn.Linear(2, 3).state_dict(), tmp_path / "x.pt")
     with pytest.raises(InputError, match=r"1 weights are missing \(bias"):
         checkpoint.load_weights(nn.Linear(2, 2), nn.Linear(2, 2, bias=False).state_dict(), tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("format", 1, "format 2: its format is 1"),
+        ("model", {"weight": 3}, "model must hold tensors"),
+        ("model", {1: torch.zeros(2)}, "model must be a dict with names"),
+        ("optimizer", {}, "optimizer must hold state and param_groups"),
+        ("history", "none", "history must be a list"),
+        ("best", "low", "best must be a number"),
+        ("rng", {}, "generator"),
+        ("progress", {"epoch": -1}, "whole numbers from 0 on"),
+        ("progress", {"epoch": 0, "step": 0, "non_finite_in_a_row": 0, "position": (0, 0)}, "sums of this_epoch"),
+        ("progress", {"epoch": 0, "step": 0, "non_finite_in_a_row": 0, "position": 7}, "position"),
+    ],
+)
+def test_each_field_is_looked_at_before_it_is_used(field, value, message, state, tmp_path):
+    saved = state.to_checkpoint({})
+    setattr(saved, field, value)
+    checkpoint.save(saved, tmp_path / "last.pt")
+    with pytest.raises(InputError, match=message):
+        checkpoint.load(tmp_path / "last.pt")
+
+
+def test_the_state_of_another_optimizer_is_refused(state, tmp_path):
+    state.model(torch.ones(1, 2)).sum().backward()
+    state.optimizer.step()
+    other = nn.Linear(2, 2)
+    sgd = torch.optim.SGD([other.weight], lr=0.1)
+    into = TrainState(other, sgd, torch.optim.lr_scheduler.ConstantLR(sgd))
+    with pytest.raises(InputError, match=r"last\.pt is of another optimizer or schedule"):
+        into.restore(state.to_checkpoint({}), tmp_path / "last.pt")
+    saved = state.to_checkpoint({})
+    saved.optimizer["state"][0]["exp_avg"] = torch.zeros(5)
+    with pytest.raises(InputError, match="shapes of another model"):
+        state.restore(saved, tmp_path / "last.pt")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A checkpoint's bytes, and a file to put others into."""
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    path = tmp_path_factory.mktemp("fuzzed") / "last.pt"
+    state = TrainState(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
+    checkpoint.save(state.to_checkpoint({"epochs": 3}), path)
+    return path.read_bytes(), path
+
+
+edit = st.tuples(st.floats(0, 1), st.binary(max_size=4), st.integers(0, 4))  # where, what is put in, how many taken out
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(edits=st.lists(edit, min_size=1, max_size=3))
+def test_any_bytes_are_the_checkpoint_or_an_error(written, edits):
+    """Bytes changed anywhere: never another exception, never a checkpoint with other numbers."""
+    whole, path = written
+    content = whole
+    for where, new, taken in edits:
+        at = int(where * len(content))
+        content = content[:at] + new + content[at + taken :]
+    path.write_bytes(content)
+    try:
+        loaded = checkpoint.load(path)
+    except InputError:
+        return
+    path.write_bytes(whole)
+    expected = checkpoint.load(path)
+    assert (loaded.progress, loaded.config) == (expected.progress, expected.config)
+    assert all(torch.equal(weight, expected.model[name]) for name, weight in loaded.model.items())

@@ -225,11 +225,11 @@ def test_trials_that_are_pruned_or_diverge_are_marked_and_the_study_goes_on(corp
     assert (good.state.name, list(good.intermediate_values)) == ("COMPLETE", [1, 2, 3])
     assert (hopeless.state.name, list(hopeless.intermediate_values)) == ("PRUNED", [1])
     assert wild.state.name == "PRUNED"
-    assert "must be finite" in wild.user_attrs[trial.REASON]
+    assert wild.user_attrs[trial.REASON] == "diverged after epoch 1: dev_loss is nan"
     children = logged(tmp_path)[2]
     assert [child.info.status for child in children] == ["FINISHED", "KILLED", "FAILED"]
     assert children[1].data.tags["pruned"] == "epoch 1"
-    assert "must be finite" in children[2].data.tags["diverged"]
+    assert children[2].data.tags["diverged"] == "after epoch 1: dev_loss is nan"
     with open(tmp_path / "tried" / "trials.tsv", newline="") as file:
         assert [row["state"] for row in csv.DictReader(file, delimiter="\t")] == ["complete", "pruned", "diverged"]
 
@@ -264,15 +264,15 @@ def exit_code(child):
 
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(corpus, tmp_path, monkeypatch, capsys, no_plots):
     settings = ("epochs=3", "study.trials=2", "steps_per_epoch=3")
-    real = checkpoint.save
+    real = checkpoint.save_last
 
-    def save_then_die(saved, path):
-        real(saved, path)
-        if path.name == "last.pt" and saved.progress["epoch"] == 2:
+    def save_then_die(saved, directory):
+        real(saved, directory)
+        if saved.progress["epoch"] == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_then_die)
+        patch.setattr(checkpoint, "save_last", save_then_die)
         assert exit_code(forked(lambda: run_search(corpus, tmp_path, *settings))) == -signal.SIGKILL
     assert [one.state.name for one in stored(tmp_path).values()] == ["RUNNING"]
     with closing(sqlite3.connect(tmp_path / "studies.db")) as database, database:  # a minute later

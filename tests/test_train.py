@@ -123,38 +123,6 @@ def test_a_finished_run_is_not_trained_again(trained, corpus, capsys):
     assert "finished before" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("written", ["best.pt", "last.pt"])
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, written):
-    """Stopped after either checkpoint of its second epoch, a run ends as if nothing had happened, dropout included."""
-    settings = ("epochs=4", "steps_per_epoch=5", "model.gru_layers=2", "augment=wave_spec")
-    whole = config(*settings, f"output_dir={tmp_path / 'whole'}")
-    run(whole, job("whole"))
-
-    stopped = config(*settings, f"output_dir={tmp_path / 'stopped'}")
-    real = checkpoint.save
-
-    def save_then_stop(saved, path):
-        real(saved, path)
-        if path.name == written and saved.progress["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(stopped, job("stopped"))
-    monkeypatch.setattr(checkpoint, "save", real)
-    run(stopped, job("stopped"))
-
-    for file in ("best.pt", "last.pt"):
-        ends = [checkpoint.load(tmp_path / name / file) for name in ("whole", "stopped")]
-        assert ends[0].progress == ends[1].progress
-        for name, weight in ends[0].model.items():
-            assert torch.equal(weight, ends[1].model[name]), name
-    losses = [[record["train_loss"] for record in end.history] for end in ends]
-    assert losses[0] == losses[1]
-    _, runs = logged_runs(tmp_path)
-    assert sorted(found.info.run_name for found in runs) == ["stopped", "whole"]  # the stopped one went on in its own
-
-
 def test_another_config_in_the_same_directory_is_refused(trained, corpus):
     with pytest.raises(InputError, match=r"max_grad_norm: 10\.0 -> 5\.0.*fresh=true"):
         run(compose_small(corpus, trained.folder, *trained.settings, "max_grad_norm=5.0"), job())
@@ -260,11 +228,3 @@ def test_what_cannot_work_is_refused_before_training(config, tmp_path, override,
     with pytest.raises(InputError, match=f"(?s){message}"):
         run(config("epochs=1", "steps_per_epoch=1", override), job("small", override))
     assert not (tmp_path / "run" / "last.pt").exists()
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_batch(trained, config, tmp_path):
-    saved = checkpoint.load(trained.directory / "best.pt")
-    saved.model["output.bias"] += torch.nan
-    checkpoint.save(saved, tmp_path / "nan.pt")
-    with pytest.raises(InputError, match=r"loss is nan.*10[01]-1-\d+"):
-        run(config("epochs=1", "steps_per_epoch=1", "init_from=nan.pt"), job("second", "init_from=..."))

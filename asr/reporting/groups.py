@@ -9,6 +9,7 @@ from typing import NamedTuple
 from asr.cli import EXECUTION_KEYS
 from asr.reporting.published import librispeech
 from asr.reporting.tracked import StoredRun
+from asr.settings import within
 
 WRITEUP = ("exp1", "exp2_clean", "exp2_other", "exp3")
 EXP3_VARIANTS = ("exp3", "exp3_adam", "exp3_sgd_one_cycle", "exp3_adam_one_cycle")
@@ -123,7 +124,7 @@ def group_key(overrides: Sequence[str]) -> tuple[str, ...]:
             f"{key}={value}"
             for key, value in _values(overrides).items()
             if key not in ("experiment", "augment", "sweep")
-            and key.split(".")[0] not in EXECUTION_KEYS
+            and not within(key, EXECUTION_KEYS)
             and (key != "init_from" or value == "null")
             and (key, value) != ("scale", "full")
         )

@@ -20,7 +20,7 @@ from asr.cli import Job
 from asr.console import console, print_facts, print_plan, print_whereabouts, progress_bar
 from asr.dataset import Position, training_batches
 from asr.errors import InputError
-from asr.loop import DivergedError, train_step
+from asr.loop import train_step
 from asr.pictures import DEV, OTHER, TRAIN, new_figure
 from asr.plan import plan_facts, plan_parts
 from asr.searching.space import Space, space_facts, trial_settings, with_settings
@@ -29,7 +29,7 @@ from asr.settings import WHOLE_FROM_1, Rule, check
 from asr.sweep import parent_tags
 from asr.tracking import open_run
 
-SHARE = Rule("from 0 to below 1", lambda value: type(value) in (int, float) and 0 <= value < 1)
+BELOW_1 = Rule("from 0 to below 1", lambda value: type(value) in (int, float) and 0 <= value < 1)
 ABOVE_1 = Rule("a number above 1", lambda value: type(value) in (int, float) and value > 1)
 FEWEST_POINTS = 5  # of which a slope can be told
 
@@ -58,7 +58,7 @@ def exponential(optimizer: Optimizer, total_steps: int, high: float) -> LambdaLR
 def run_range_test(config: DictConfig, job: Job, space: Space) -> None:
     """From plan to plot and suggestion."""
     search = config.search
-    check(config, {WHOLE_FROM_1: "search.steps", SHARE: "search.smoothing", ABOVE_1: "search.diverged_at"})
+    check(config, {WHOLE_FROM_1: "search.steps", BELOW_1: "search.smoothing", ABOVE_1: "search.diverged_at"})
     low, high = rate_range(space)
     training = range_config(config, low, high)
     session, directory = build_session(training), Path(config.output_dir)
@@ -128,9 +128,8 @@ def measure(session: Session, config: DictConfig, smoothing: float, diverged_at:
         task = bar.add_task("range test", total=session.steps_per_epoch, figures="")
         for number, batch in enumerate(islice(batches, session.steps_per_epoch), start=1):
             rate = optimizer.param_groups[0]["lr"]
-            try:
-                step = train_step(model, batch, optimizer, scheduler, config.max_grad_norm, session.compute)
-            except DivergedError:
+            step = train_step(model, batch, optimizer, scheduler, config.max_grad_norm, session.compute)
+            if not step.updated:
                 return Curve(points, rate)
             mean = smoothing * mean + (1 - smoothing) * step.loss
             points.append(Point(rate, step.loss, mean / (1 - smoothing**number)))

@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from asr.cli import EXECUTION_KEYS, identity, no_such_setting
 from asr.errors import InputError, first_line
+from asr.settings import within
 
 OWN_NODES = ("search", "study")  # of the search; the rest of its config is that of asr.train
 RANGE_FIELDS, CHOICE_FIELDS = {"key", "low", "high", "log", "step", "int"}, {"key", "choices"}
@@ -163,7 +164,7 @@ def _refuse_unknown(training: DictConfig, key: str) -> None:
         raise InputError(f"search: {no_such_setting(training, key)}")
     if OmegaConf.is_config(OmegaConf.select(training, key)):
         raise InputError(f"search: {key} is not a single setting; search its settings, such as {key}.NAME")
-    if key.split(".")[0] in EXECUTION_KEYS:
+    if within(key, EXECUTION_KEYS):
         raise InputError(f"search: {key} says how a run is carried out, not what it computes; search another setting")
 
 

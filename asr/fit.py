@@ -1,0 +1,66 @@
+"""The outer loop: epochs of training steps, each followed by a look at dev."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from asr.checkpoint import EpochTotals, TrainState
+from asr.dataset import Batch, Position
+from asr.loop import Compute, EpochSummary, Evaluation, StepMetrics, evaluate, train_epoch
+from asr.text import Alphabet
+
+
+def fit(
+    state: TrainState,
+    batches: Iterator[Batch],
+    dev_batches: Callable[[], Iterable[Batch]],
+    alphabet: Alphabet,
+    compute: Compute,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    max_grad_norm: float,
+    monitor: str,
+    on_step: Callable[[TrainState, Batch, StepMetrics], None],
+    on_epoch: Callable[[TrainState, bool], None],
+) -> None:
+    """Trains until `epochs` are done; after each it scores dev and tells on_epoch whether that is the best so far.
+
+    state:   where to start, which may be within an epoch; it can go on from there, whatever ends it between two batches
+    monitor: the dev score whose lowest value is the best: loss, wer, cer, mean_wer or mean_cer
+    """
+
+    def after_step(batch: Batch, metrics: StepMetrics) -> None:
+        state.step += 1
+        state.position = Position(batch.position.pass_number, batch.position.batch_index + 1)
+        non_finite = bool(batch.ids) and not metrics.updated
+        state.non_finite_in_a_row = state.non_finite_in_a_row + 1 if non_finite else 0
+        on_step(state, batch, metrics)
+
+    while state.epoch < epochs:
+        trained = train_epoch(
+            state.model, batches, steps_per_epoch, state.this_epoch, state.optimizer, state.scheduler, max_grad_norm,
+            compute, after_step,
+        )  # fmt: skip
+        dev = evaluate(state.model, dev_batches(), alphabet, compute)
+        state.epoch += 1
+        state.this_epoch = EpochTotals()
+        state.history.append(epoch_record(state, trained, dev))
+        score = dev.as_metrics()[monitor]
+        better = math.isfinite(score) and (state.best is None or score < state.best)
+        state.best = score if better else state.best
+        on_epoch(state, better)
+
+
+def epoch_record(state: TrainState, trained: EpochSummary, dev: Evaluation) -> dict[str, Any]:
+    """What an epoch leaves in history.jsonl and MLflow; audio_seconds_per_second includes waiting for data."""
+    return {
+        "epoch": state.epoch,
+        "step": state.step,
+        "learning_rate": state.scheduler.get_last_lr()[0],
+        **{f"train_{name}": value for name, value in trained._asdict().items()},
+        "train_audio_seconds_per_second": trained.audio_seconds / trained.wall_seconds,
+        "dev_unalignable": dev.unalignable,
+        "dev_wall_seconds": dev.wall_seconds,
+        **{f"dev_{name}": value for name, value in dev.as_metrics().items()},
+    }

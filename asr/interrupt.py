@@ -1,0 +1,79 @@
+"""SIGINT (Ctrl-C) and SIGTERM (Slurm, kill) as an exception, which inside `deferred` waits for the next batch."""
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+Item = TypeVar("Item")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to stop. exit_code: 128 + the signal's number, as shells have it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """The signal that came inside `deferred`; 0 while there was none."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def remember(self, number: int, frame: FrameType | None) -> None:
+        """A signal handler: the first signal waits for the next batch, one more stops at once, within a step."""
+        if self.number:
+            raise KeyboardInterrupt  # no Interrupted: what is half done must not be saved
+        self.number = number
+
+    def heeded(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; raises Interrupted in place of the next one, before it is asked for."""
+        source = iter(items)
+        while not self.number:
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+            yield item
+        raise Interrupted(self.number)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal handler: stops at once."""
+    raise Interrupted(number)
+
+
+def stop_at_once_on_sigterm() -> None:
+    """As on Ctrl-C, so that what is open can be closed; a launcher's own handler is left as it is."""
+    if in_main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+@contextmanager
+def deferred() -> Iterator[StopRequest]:
+    """Inside, both signals are remembered; whoever iterates over `heeded` items stops between two of them.
+
+    raises: Interrupted at its end, if a signal came after the last item
+    """
+    request = StopRequest()
+    if not in_main_thread():  # only there can Python handle signals
+        yield request
+        return
+    before = {number: signal.signal(number, request.remember) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if request.number:
+        raise Interrupted(request.number)
+
+
+def in_main_thread() -> bool:
+    """Whether this thread may set signal handlers."""
+    return threading.current_thread() is threading.main_thread()

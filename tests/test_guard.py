@@ -1,0 +1,120 @@
+"""Bad numbers and unreadable utterances: skipped and recorded up to a limit, and without a trace in what goes on."""
+
+import json
+from itertools import islice
+
+import pytest
+import torch
+from torch import nn
+
+from asr import checkpoint, loop, train
+from asr.build import build_session
+from asr.cli import Job
+from asr.dataset import Position, Unreadable, training_batches
+from asr.guard import Guard
+from asr.loop import DivergedError, train_step
+
+JOB = Job("guarded", {}, [], "python -m asr.train")
+
+
+def batches_of(session, count):
+    dataset = session.recognizer.dataset(session.augment, 1)
+    return list(islice(training_batches(dataset, session.sampler, Position(0, 0), 0, False), count))
+
+
+def step(session, batch):
+    session.recognizer.model.train()
+    return train_step(session.recognizer.model, batch, session.optimizer, session.scheduler, 10.0, session.compute)
+
+
+@pytest.mark.parametrize("bad", ["not a number in the features", "a gradient that is infinite", "no utterance"])
+def test_a_step_that_cannot_be_used_leaves_weights_and_statistics_as_they_were(config, monkeypatch, bad):
+    session = build_session(config("steps_per_epoch=2"))
+    good, batch = batches_of(session, 2)
+    assert step(session, good).updated
+    model = session.recognizer.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    states = [{k: v.clone() for k, v in s.items()} for s in session.optimizer.state.values()]
+    rate = session.optimizer.param_groups[0]["lr"]
+    if bad == "no utterance":
+        batch = batch._replace(ids=[], features=torch.zeros(0, 40, 0), seconds=0.0)
+    elif bad == "a gradient that is infinite":
+        monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(torch.inf))
+    else:
+        batch.features[0, 0, 0] = torch.nan
+    metrics = step(session, batch)
+    assert not metrics.updated
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    for state, old in zip(session.optimizer.state.values(), states, strict=True):
+        assert all(torch.equal(state[key], old[key]) for key in old)
+    assert session.optimizer.param_groups[0]["lr"] != rate  # the schedule's steps are those of the run
+
+
+def test_a_bad_step_is_skipped_counted_and_saved_and_the_run_goes_on(config, tmp_path, monkeypatch, capsys):
+    real = loop.batch_losses
+    calls = iter(range(1, 100))
+
+    def bad_at_2(model, batch, compute):
+        losses, output = real(model, batch, compute)
+        return (losses * torch.nan if next(calls) == 2 else losses), output
+
+    monkeypatch.setattr(loop, "batch_losses", bad_at_2)
+    train.run(config("epochs=2", "steps_per_epoch=3"), JOB)
+    history = checkpoint.load(tmp_path / "run" / "last.pt").history
+    assert [record["train_non_finite"] for record in history] == [1, 0]
+    assert all(0 < record["train_loss"] < 100 for record in history)  # the mean of the steps that were finite
+    seen = json.loads((tmp_path / "run" / "non_finite" / "step-000002.json").read_text())
+    assert len(seen["utterances"]) == 8
+    assert checkpoint.load(tmp_path / "run" / "non_finite" / "step-000002.pt").progress["step"] == 2
+    told = capsys.readouterr().out
+    assert "Skipped step 2: the loss is nan and the gradient norm nan, at a learning rate of" in told
+    assert seen["utterances"][0] in told
+    assert "1 non-finite steps" in told
+
+
+def test_bad_steps_in_a_row_end_the_run_and_say_what_was_seen(config, tmp_path, monkeypatch):
+    real = loop.batch_losses
+    monkeypatch.setattr(loop, "batch_losses", lambda *given: ((out := real(*given))[0] * torch.inf, out[1]))
+    with pytest.raises(DivergedError, match=r"3 steps in a row.*max_non_finite=3.*step 3: the loss is inf.*10[01]-1-"):
+        train.run(config("epochs=1", "steps_per_epoch=9", "max_non_finite=3"), JOB)
+    assert sorted(path.name for path in (tmp_path / "run" / "non_finite").iterdir()) == [
+        "step-000001.json",
+        "step-000001.pt",
+        "step-000002.json",
+        "step-000003.json",
+    ]
+
+
+def test_unreadable_utterances_are_told_once_and_too_many_end_the_run(config, tmp_path, capsys):
+    session = build_session(config("steps_per_epoch=2"))
+    (batch,) = batches_of(session, 1)
+    lost = [batch._replace(unreadable=[Unreadable(id, f"{id}: gone")]) for id in ("a", "a", "b", "c")]
+    metrics = step(session, batch)
+    state = checkpoint.TrainState(session.recognizer.model, session.optimizer, session.scheduler)
+    settings = {"max_unreadable_share": 0.02, "max_non_finite": 5}
+    for one in lost[:3]:
+        Guard(tmp_path, settings, utterances=100).check(state, one, metrics)  # anew, as after a stop
+    told = capsys.readouterr().out
+    assert (told.count("a: gone"), told.count("b: gone")) == (1, 1)
+    with pytest.raises(
+        Exception, match=r"3 of 100 training utterances.*max_unreadable_share=0.02.*unreadable.jsonl.*c: gone"
+    ):
+        Guard(tmp_path, settings, utterances=100).check(state, lost[3], metrics)
+    lines = [json.loads(line) for line in (tmp_path / "unreadable.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["a", "b", "c"]
+
+
+def test_a_run_without_a_finite_dev_score_says_so(config, tmp_path, monkeypatch):
+    """Its weights broke in the one step that it had."""
+    real = train_step
+
+    def break_weights(model, *given):
+        metrics = real(model, *given)
+        with torch.no_grad():
+            model.output.bias += torch.nan
+        return metrics
+
+    monkeypatch.setattr(loop, "train_step", break_weights)
+    with pytest.raises(DivergedError, match=r"best\.pt is not there: no epoch had a finite dev_loss"):
+        train.run(config("epochs=1", "steps_per_epoch=1"), JOB)
