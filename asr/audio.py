@@ -58,5 +58,5 @@ def _complaint(source: AudioSource, error: Exception) -> str:
     if counted := re.search(r"number of declared samples .* diff=(-?\d+),", str(error)):
         missing = int(counted[1])
         return f"{_name(source)} has {abs(missing):,} samples {'fewer' if missing > 0 else 'more'} than its cut"
-    first_reader = re.search(r"^Exception #0 .*?'>: .*?'>: (.*)$", str(error), re.MULTILINE)
+    first_reader = re.search(r"^Exception #0 .*?'>\): .*?'>: (.*)$", str(error), re.MULTILINE)
     return f"{_name(source)} cannot be read: {first_reader[1] if first_reader else first_line(error)}"

@@ -63,8 +63,8 @@ def _read(path: Path, way_out: str) -> list[Cut]:
         loaded = CutSet.from_file(path)
         cuts.extend(iter(loaded) if loaded is not None else ())
     except Exception as error:  # whatever lhotse, json, yaml and gzip raise at a file that is something else
-        after = f" (after {len(cuts):,} cuts that can)" if cuts else ""
-        raise InputError(f"{path} cannot be read as a lhotse CutSet: {first_line(error)}{after}; {way_out}") from error
+        beyond = f" beyond its cut {len(cuts):,}" if cuts else ""
+        raise InputError(f"{path} cannot be read as a lhotse CutSet{beyond}: {first_line(error)}; {way_out}") from error
     finally:
         gc.enable()
     if not cuts or not isinstance(cuts[0], Cut):
