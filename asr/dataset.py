@@ -219,15 +219,16 @@ def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory
 def _leave_signals_to_main(worker_id: int) -> None:
     """Ctrl-C and Slurm's SIGTERM reach every process, but the main one wants its batches until it has saved its state.
 
-    A SIGTERM of the main process itself ends the worker: so Python and PyTorch end those that are left. A worker whose
-    main process was killed ends on its own: PyTorch looks every 5 s.
+    A worker ends by a SIGTERM of the main process itself, which Python and PyTorch send at their end, or without it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # an ignored one could not be asked who sent it
+    threading.Thread(target=_obey_main, args=[os.getppid()], daemon=True).start()
 
-    def obey_main() -> None:
-        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
-            pass
-        os._exit(0)
 
-    threading.Thread(target=obey_main, daemon=True).start()
+def _obey_main(main: int) -> None:
+    while os.getppid() == main:
+        received = signal.sigtimedwait([signal.SIGTERM], 1)
+        if received and received.si_pid == main:
+            break
+    os._exit(0)
