@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -208,7 +209,7 @@ def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else it draws from the global one, which dropout uses
-        worker_init_fn=_leave_signals_to_main,
+        worker_init_fn=partial(_leave_signals_to_main, os.getpid()),
     )
     for item in loader:
         if isinstance(item, InputError):
@@ -216,14 +217,15 @@ def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory
         yield item
 
 
-def _leave_signals_to_main(worker_id: int) -> None:
+def _leave_signals_to_main(main: int, worker_id: int) -> None:
     """Ctrl-C and Slurm's SIGTERM reach every process, but the main one wants its batches until it has saved its state.
 
     A worker ends by a SIGTERM of the main process itself, which Python and PyTorch send at their end, or without it.
+    main: its process id; a worker that asked for its parent could be too late
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # an ignored one could not be asked who sent it
-    threading.Thread(target=_obey_main, args=[os.getppid()], daemon=True).start()
+    threading.Thread(target=_obey_main, args=[main], daemon=True).start()
 
 
 def _obey_main(main: int) -> None:
