@@ -3,7 +3,8 @@
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import soundfile
 from lhotse.cut import Cut
 from torch import Tensor
 
+from asr.audio import UnreadableError
 from asr.augment import Augment, Sometimes
 from asr.dataset import UtteranceDataset
 from asr.metrics import Scored
@@ -63,17 +65,22 @@ def write_text(text: str, path: Path) -> Path:
     return path
 
 
-def write_augmentation(dataset: UtteranceDataset, cut: Cut, folder: Path) -> list[Path]:
-    """One utterance before and after: all of its augmentation, and each transform on its own.
+def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> list[Path]:
+    """The first readable utterance before and after: all of its augmentation, and each transform on its own.
 
     Many transforms come with a small probability. So all of them are shown as they come in the pass of the first ten
     that changes the utterance most, and each on its own as if it always came.
 
     returns: before.wav, all.png and all.wav, then NUMBER_NAME.png of each transform and, if it changes the wave, .wav
     """
-    folder.mkdir(parents=True, exist_ok=True)
     original = replace(dataset, augment=None)
-    clean = original.utterance(cut, 0).features
+    for cut in cuts:
+        with suppress(UnreadableError):  # the training says so when it comes to it
+            clean = original.utterance(cut, 0).features
+            break
+    else:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
     number = max(range(10), key=lambda n: _change(clean, dataset.utterance(cut, n).features))
     frame_seconds = dataset.features.hop_samples / dataset.features.sample_rate
     written = [_write_wave(original.waveform(cut, 0), dataset, folder / "before.wav")]

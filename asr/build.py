@@ -63,9 +63,9 @@ class Recognizer:
         frames = self.features.frames(round(seconds * self.features.sample_rate))
         return self.model.output_lengths(frames)
 
-    def dataset(self, augment: Augment | None, seed: int) -> UtteranceDataset:
-        """Batches as this recogniser reads them."""
-        return UtteranceDataset(self.alphabet, self.features, augment, seed)
+    def dataset(self, augment: Augment | None, seed: int, skip_unreadable: bool = False) -> UtteranceDataset:
+        """Batches as this recogniser reads them; a training leaves out what cannot be read, scoring does not."""
+        return UtteranceDataset(self.alphabet, self.features, augment, seed, skip_unreadable)
 
 
 def build_recognizer(config: DictConfig, seed: int) -> Recognizer:

@@ -58,11 +58,13 @@ def load_cuts(source: str, root: Path, manifest_dir: Path, corpus: str = "libris
 
 def _read(path: Path, way_out: str) -> list[Cut]:
     gc.disable()  # it would search the growing million of objects again and again: 5 of 12 s for all of LibriSpeech
+    cuts: list[Cut] = []
     try:
         loaded = CutSet.from_file(path)
-        cuts = list(loaded) if loaded is not None else []
+        cuts.extend(iter(loaded) if loaded is not None else ())
     except Exception as error:  # whatever lhotse, json, yaml and gzip raise at a file that is something else
-        raise InputError(f"{path} cannot be read as a lhotse CutSet: {first_line(error)}; {way_out}") from error
+        beyond = f" beyond its cut {len(cuts):,}" if cuts else ""
+        raise InputError(f"{path} cannot be read as a lhotse CutSet{beyond}: {first_line(error)}; {way_out}") from error
     finally:
         gc.enable()
     if not cuts or not isinstance(cuts[0], Cut):
@@ -72,7 +74,7 @@ def _read(path: Path, way_out: str) -> list[Cut]:
 
 
 def _refuse_other_root(cuts: list[Cut], path: Path, root: Path, prepare: str) -> None:
-    audio = cuts[0].recording.sources[0].source
+    audio = str(cuts[0].recording.sources[0].source)
     within = Path(audio).is_relative_to(os.path.abspath(root))
     if not within and not Path(os.path.realpath(audio)).is_relative_to(os.path.realpath(root)):
         raise InputError(f"{path} was made of another root: it names {audio}, but root={root}; make it anew: {prepare}")
@@ -83,13 +85,18 @@ def _one_supervision_each(cuts: list[Cut], path: Path) -> list[Cut]:
     single: list[Cut] = []
     problems = []
     for cut in cuts:
-        problem = _problem(cut)
+        try:
+            problem = _problem(cut)
+            pieces = [cut]
+            if not problem and len(cut.supervisions) > 1:
+                pieces = list(cut.trim_to_supervisions(keep_overlapping=False))
+                problem = next((found for piece in pieces if (found := _problem(piece))), "")
+        except Exception as error:  # lhotse reads fields of any type, and fails when it computes with them
+            problem = f"has a field that cannot be ({first_line(error)}); write it anew with lhotse"
         if problem:
-            problems.append(f"cut {cut.id} {problem}")
-        elif len(cut.supervisions) == 1:
-            single.append(cut)
+            problems.append(f"cut {getattr(cut, 'id', '(no id)')} {problem}")
         else:
-            single.extend(cut.trim_to_supervisions(keep_overlapping=False))
+            single.extend(pieces)
     if problems:
         more = f" ({len(problems) - 1:,} more of {len(cuts):,} cuts cannot be used)" if len(problems) > 1 else ""
         raise InputError(f"{path}: {problems[0]}{more}")
@@ -100,14 +107,23 @@ def _problem(cut: Cut) -> str:
     """Why a cut cannot be used, and the way out; empty if it can."""
     if not isinstance(cut, MonoCut):
         return f"is a {type(cut).__name__}, must be a MonoCut of one channel; mix it down or give each channel a cut"
-    if cut.recording is None:
+    if not isinstance(cut.id, str):
+        return "has an id that is no text; write it in quotes"
+    if cut.recording is None or not cut.recording.sources:
         return "has no recording; write the cuts with their recordings"
+    if cut.channel not in cut.recording.channel_ids:
+        return f"is of channel {cut.channel}, its recording has {cut.recording.channel_ids}; give it one of them"
+    paths = [source.source for source in cut.recording.sources if source.type == "file"]
+    if not all(isinstance(path, str) and "\0" not in path for path in paths):
+        return f"has {paths} for paths of audio files; write its recording anew with lhotse"
     if not cut.supervisions:
         return "has no supervision; give it a transcript or filter it out"
-    if any(supervision.text is None for supervision in cut.supervisions):
+    if not all(isinstance(supervision.text, str) for supervision in cut.supervisions):
         return "has a supervision without a text; give it a transcript or filter it out"
+    if not (cut.start >= 0 and cut.duration > 0 and cut.duration * cut.sampling_rate >= 1):  # so written for NaN
+        return f"starts at {cut.start} s and lasts {cut.duration} s: it must hold a sample; mend it or filter it out"
     end, length = cut.start + cut.duration, cut.recording.num_samples / cut.recording.sampling_rate
-    if end > length + TOLERANCE_SECONDS:
+    if not end <= length + TOLERANCE_SECONDS:
         return f"ends at {end:.3f} s, past the end of its recording of {length:.3f} s; shorten it or filter it out"
     return ""
 
@@ -120,9 +136,9 @@ def _refuse_repeated_ids(cuts: list[Cut], path: Path) -> None:
             repeated.append(cut.id)
         seen.add(cut.id)
     if repeated:
+        more = f" ({len(repeated) - 1:,} more repeat an id)" if len(repeated) > 1 else ""
         raise InputError(
-            f"{path}: the id {repeated[0]} stands more than once, as do {len(repeated) - 1:,} more; "
-            "ids tell utterances apart, so give each its own"
+            f"{path}: the id {repeated[0]} stands more than once{more}; ids tell utterances apart, so give each its own"
         )
 
 
@@ -136,12 +152,17 @@ def _refuse_missing_audio(cuts: list[Cut], path: Path) -> None:
                 names[folder].add(name)
     missing = []
     for folder in sorted(names):
-        there = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
+        try:
+            there = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
+        except OSError as error:
+            raise InputError(
+                f"{path} names audio in {folder}, which cannot be read: {error.strerror}; give yourself the right to"
+            ) from error
         missing += [os.path.join(folder, name) for name in sorted(names[folder] - there)]
     if missing:
         raise InputError(
             f"{path} names {len(missing):,} audio files that are not there, the first {missing[0]}; "
-            "put them back, or make the index anew without them (python -m asr.prepare)"
+            "put them back, or make the cuts anew without them (an index: python -m asr.prepare)"
         )
 
 

@@ -1,14 +1,18 @@
 """Cuts -> batches: audio is read, augmented, turned into features and padded here, in the loader's workers."""
 
+import os
+import signal
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from lhotse import CutSet, MonoCut
+from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
 from lhotse.dataset.sampling.base import CutSampler
@@ -16,8 +20,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from asr.audio import UnreadableError, load_audio
 from asr.augment import Augment, seeded
-from asr.errors import InputError, first_line
+from asr.errors import InputError
 from asr.features import LogMel
 from asr.text import Alphabet
 
@@ -30,7 +35,7 @@ class Position(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """An utterance that was left out, and why."""
+    """An utterance without usable audio, and why."""
 
     id: str
     reason: str
@@ -42,6 +47,7 @@ class Batch(NamedTuple):
     features: (B, F, T) float32, zero beyond each length; lengths: (B,) frames
     targets:  (B, L) symbol ids, zero beyond each target_length (B,)
     seconds:  of audio, without padding
+    unreadable: what would stand here as well; if that is all of a training batch, then B, T and L are 0
     """
 
     position: Position
@@ -52,14 +58,13 @@ class Batch(NamedTuple):
     targets: Tensor
     target_lengths: Tensor
     seconds: float
-    unreadable: Sequence[Unreadable] = ()
+    unreadable: list[Unreadable]
 
     @property
     def padding_share(self) -> float:
-        """Padded frames over all frames of the batch; 0 for a batch without utterances."""
-        if not self.ids:
-            return 0.0
-        return 1 - float(self.lengths.sum()) / (len(self.ids) * self.features.shape[2])
+        """Padded frames over all frames of the batch; 0 if it has none."""
+        frames = len(self.ids) * self.features.shape[2]
+        return 1 - float(self.lengths.sum()) / frames if frames else 0.0
 
 
 class Utterance(NamedTuple):
@@ -72,39 +77,34 @@ class Utterance(NamedTuple):
     seconds: float
 
 
-def load_audio(cut: Cut, sample_rate: int) -> np.ndarray:
-    """(N,) float32 samples of a mono cut at sample_rate; InputError naming the utterance if they cannot be read."""
-    try:
-        if cut.sampling_rate != sample_rate:
-            cut = cut.resample(sample_rate)
-        return cut.load_audio()[0]
-    except Exception as error:  # whatever lhotse's many readers raise
-        source = cut.recording.sources[0].source if isinstance(cut, MonoCut) else cut.id
-        raise InputError(
-            f"{cut.id}: its audio {source} cannot be read ({first_line(error)}); restore the file, "
-            "or run python -m asr.prepare again to leave the utterance out"
-        ) from error
-
-
 @dataclass(frozen=True)
 class UtteranceDataset(Dataset):
     """Item (position, cuts) -> Batch, or the InputError that stopped it.
 
     augment: of training utterances, drawn from (seed, pass, utterance id); null for dev and test
+    skip_unreadable: leaves utterances without usable audio out and names them in the batch; if not, the first one is
+                     an error, since scores of a part of the utterances would mean nothing
     """
 
     alphabet: Alphabet
     features: LogMel
     augment: Augment | None
     seed: int
+    skip_unreadable: bool = False
 
     def __getitem__(self, item: tuple[Position, list[Cut]]) -> Batch | InputError:
         position, cuts = item
-        try:
-            return collate(position, [self.utterance(cut, position.pass_number) for cut in cuts])
-        except InputError as error:
-            # Returned, not raised: the loader would wrap it into the traceback of its worker.
-            return error
+        utterances: list[Utterance] = []
+        unreadable: list[Unreadable] = []
+        for cut in cuts:
+            try:
+                utterances.append(self.utterance(cut, position.pass_number))
+            except UnreadableError as error:
+                if not self.skip_unreadable:
+                    # Returned, not raised: the loader would wrap it into the traceback of its worker.
+                    return error
+                unreadable.append(Unreadable(*error.args))
+        return collate(position, utterances, unreadable, self.features.n_mels)
 
     def utterance(self, cut: Cut, pass_number: int) -> Utterance:
         """Reads, augments and transforms one cut."""
@@ -126,17 +126,21 @@ class UtteranceDataset(Dataset):
         return self.augment.waveform(samples, self.features.sample_rate) if self.augment else samples
 
 
-def collate(position: Position, utterances: list[Utterance]) -> Batch:
-    """Pads utterances into a batch."""
+def collate(position: Position, utterances: list[Utterance], unreadable: list[Unreadable], n_mels: int) -> Batch:
+    """Pads utterances, of n_mels mel bins, into a batch."""
+    features = [u.features for u in utterances] or [torch.zeros(0, n_mels)]  # padding needs one tensor at least
+    targets = [u.targets for u in utterances] or [torch.zeros(0, dtype=torch.long)]
+    count = len(utterances)
     return Batch(
         position,
         [u.id for u in utterances],
         [u.reference for u in utterances],
-        pad_sequence([u.features for u in utterances], batch_first=True).transpose(1, 2).contiguous(),
-        torch.tensor([len(u.features) for u in utterances]),
-        pad_sequence([u.targets for u in utterances], batch_first=True),
-        torch.tensor([len(u.targets) for u in utterances]),
-        sum(u.seconds for u in utterances),
+        pad_sequence(features, batch_first=True)[:count].transpose(1, 2).contiguous(),
+        torch.tensor([len(f) for f in features[:count]], dtype=torch.long),
+        pad_sequence(targets, batch_first=True)[:count],
+        torch.tensor([len(t) for t in targets[:count]], dtype=torch.long),
+        sum((u.seconds for u in utterances), 0.0),
+        unreadable,
     )
 
 
@@ -205,8 +209,28 @@ def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else it draws from the global one, which dropout uses
+        worker_init_fn=partial(_leave_signals_to_main, os.getpid()),
     )
     for item in loader:
         if isinstance(item, InputError):
             raise item
         yield item
+
+
+def _leave_signals_to_main(main: int, worker_id: int) -> None:
+    """Ctrl-C and Slurm's SIGTERM reach every process, but the main one wants its batches until it has saved its state.
+
+    A worker ends by a SIGTERM of the main process itself, which Python and PyTorch send at their end, or without it.
+    main: its process id; a worker that asked for its parent could be too late
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # an ignored one could not be asked who sent it
+    threading.Thread(target=_obey_main, args=[main], daemon=True).start()
+
+
+def _obey_main(main: int) -> None:
+    while os.getppid() == main:
+        received = signal.sigtimedwait([signal.SIGTERM], 1)
+        if received and received.si_pid == main:
+            break
+    os._exit(0)

@@ -237,7 +237,7 @@ def _extract(file: IO[bytes], archive: Path, work: Path, root: Path, progress: P
                 f"{archive}: member {member.name!r} is not a plain file or folder inside {TOP}/, "
                 "so nothing was unpacked; delete the archive and get it from a place you trust"
             )
-        if len(parts) > 2 and (root / parts[1]).exists():
+        if (len(parts) > 2 or (len(parts) == 2 and member.isdir())) and (root / parts[1]).exists():
             raise InputError(f"{root / parts[1]} is there and is never overwritten; move it away to unpack {archive}")
         if progress:
             progress("unpack", file.tell(), size)

@@ -42,13 +42,13 @@ class Guard:
             self.unreadable.add(one.id)
             with open(self.list, "a") as file:
                 file.write(json.dumps({**one._asdict(), "step": state.step}) + "\n")
-            console.print(f"Left out at step {state.step:,}: {one.reason}", soft_wrap=True, markup=False)
+            console.print(f"Left out at step {state.step:,}: {one.id}: {one.reason}", soft_wrap=True, markup=False)
         share = len(self.unreadable) / self.utterances
         if new and share > self.config["max_unreadable_share"]:
             raise InputError(
                 f"{len(self.unreadable):,} of {self.utterances:,} training utterances cannot be read, more than "
                 f"max_unreadable_share={self.config['max_unreadable_share']}; {self.list} names them, the last: "
-                f"{new[-1].reason}. Restore the files, or raise the share; the same command then goes on"
+                f"{new[-1].id}: {new[-1].reason}. Restore the files, or raise the share; the same command then goes on"
             )
 
     def _record_step(self, state: TrainState, batch: Batch, metrics: StepMetrics) -> None:

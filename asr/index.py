@@ -56,13 +56,13 @@ def index_part(
     manifest_dir: Path,
     jobs: int,
     progress: Progress | None = None,
-    verify_audio: bool = False,
+    verify_audio: bool = True,
 ) -> PartSummary:
     """Writes manifest_dir/PART.jsonl.gz, lhotse cuts by id, of root/PART/SPEAKER/CHAPTER/{ID.flac,*.trans.txt}.
 
     What cannot be used goes to PART.rejected.jsonl. An index that still fits the tree's folders is left as it is.
     jobs:         threads
-    verify_audio: decodes every file, to find silence and damage that header and last sample do not show
+    verify_audio: decodes every file, to find silence, NaN and damage that header and last sample do not show
     raises:       InputError if the tree is not there or holds no usable utterance
     """
     if jobs < 1:

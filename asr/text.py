@@ -14,7 +14,8 @@ class Alphabet:
     """The symbols that a model can write, in the order of their ids.
 
     symbols: one character each, e.g. " abcdefghijklmnopqrstuvwxyz"; the space parts words
-    raises:  InputError if a symbol is missing, repeated or upper-case (texts are lower-cased before they are encoded)
+    raises:  InputError if a symbol is repeated or could never occur (texts are lower-cased, and every white space
+             becomes the space), or if there is no space
     """
 
     symbols: str
@@ -31,6 +32,11 @@ class Alphabet:
             raise InputError(
                 f"alphabet {self.symbols!r}: texts are lower-cased, so upper-case symbols would never occur; "
                 "write them in lower case"
+            )
+        if [symbol for symbol in self.symbols if symbol.isspace()] != [" "]:
+            raise InputError(
+                f"alphabet {self.symbols!r}: the space, and no other white space, must be one of the symbols, since it "
+                "parts the words; in YAML only quotes keep it: alphabet: ' abc'"
             )
 
     @property

@@ -148,9 +148,9 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
     raises: Interrupted on Ctrl-C or SIGTERM, between two batches, when all that was done is saved
     """
     cuts = session.data.training_cuts()
-    dataset = session.recognizer.dataset(session.augment, config.seed)
+    dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
     if session.augment.transforms:
-        for path in artifacts.write_augmentation(dataset, cuts[0], directory / "augmentation"):
+        for path in artifacts.write_augmentation(dataset, cuts, directory / "augmentation"):
             tracked.log_file(path, "augmentation")
     batches = training_batches(
         dataset, session.sampler, Position(*state.position), config.workers, session.compute.pin_memory

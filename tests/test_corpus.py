@@ -137,7 +137,7 @@ def test_an_index_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     manifests = make_part(tmp_path)
     path = manifests / "dev-clean.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(InputError, match=r"cannot be read as a lhotse CutSet: .* python -m asr.prepare"):
+    with pytest.raises(InputError, match=r"cannot be read as a lhotse CutSet.*: .* python -m asr.prepare"):
         load_cuts("dev-clean", tmp_path, manifests)
 
 

@@ -12,12 +12,12 @@ from lhotse import CutSet, Recording, SupervisionSegment
 from lhotse.cut import MonoCut
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 
+from asr.audio import load_audio
 from asr.augment import Augment, Sometimes, seeded
 from asr.dataset import (
     Position,
     UtteranceDataset,
     evaluation_batches,
-    load_audio,
     training_batches,
     training_sampler,
 )
@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_read_is_named_even_from_a_worker(tmp_path):
     (tmp_path / "broken.flac").write_bytes(b"no audio")
     dataset = UtteranceDataset(LETTERS, log_mel(), None, seed=0)
     for workers in (0, 1):
-        with pytest.raises(InputError, match=r"broken.*prepare"):
+        with pytest.raises(InputError, match=r"^broken: .*broken.flac cannot be read: .*; restore the file"):
             list(evaluation_batches(dataset, CutSet.from_cuts([cut]), 10.0, workers, False))
 
 

@@ -171,6 +171,13 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarIn
     return info
 
 
+def renamed(path: str) -> tarfile.TarInfo:
+    """Harmless by its name, but an extended header gives it another."""
+    info = tarfile.TarInfo("LibriSpeech/dev-clean/good")
+    info.pax_headers = {"path": path}
+    return info
+
+
 @pytest.mark.parametrize(
     "member",
     [
@@ -183,8 +190,24 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarIn
         link("LibriSpeech/dev-clean/evil", "../../../evil", tarfile.LNKTYPE),
         link("LibriSpeech/dev-clean/evil", "", tarfile.CHRTYPE),
         link("LibriSpeech/dev-clean/evil", "", tarfile.FIFOTYPE),
+        link("LibriSpeech/dev-clean/evil", "", tarfile.BLKTYPE),
+        renamed("/tmp/asr-evil"),
+        renamed("LibriSpeech/dev-clean/../../../evil"),
     ],
-    ids=["dots", "dots first", "absolute", "elsewhere", "symlink", "symlink up", "hard link", "device", "fifo"],
+    ids=[
+        "dots",
+        "dots first",
+        "absolute",
+        "elsewhere",
+        "symlink",
+        "symlink up",
+        "hard link",
+        "device",
+        "fifo",
+        "block device",
+        "renamed absolute",
+        "renamed dots",
+    ],
 )
 def test_hostile_members_are_refused_by_name_and_nothing_appears(
     member: tuple[str, bytes] | tarfile.TarInfo, tmp_path: Path
@@ -195,6 +218,23 @@ def test_hostile_members_are_refused_by_name_and_nothing_appears(
     assert list((tmp_path / "root").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "root"]
     assert not Path("/tmp/asr-evil").exists()
+
+
+def test_the_top_folder_may_not_be_a_link(tmp_path: Path) -> None:
+    """What follows would be written where it points to."""
+    (tmp_path / "elsewhere").mkdir()
+    archive = make_archive(tmp_path / "a.tar.gz", link("LibriSpeech", str(tmp_path / "elsewhere")), PART)
+    with pytest.raises(InputError, match="member 'LibriSpeech' is not a plain file or folder"):
+        unpack(archive, tmp_path / "root")
+    assert list((tmp_path / "elsewhere").iterdir()) == list((tmp_path / "root").iterdir()) == []
+
+
+def test_a_folder_of_the_archive_is_not_put_over_one_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "root/cuts").mkdir(parents=True)
+    archive = make_archive(tmp_path / "a.tar.gz", PART, link("LibriSpeech/cuts", "", tarfile.DIRTYPE))
+    with pytest.raises(InputError, match="root/cuts is there and is never overwritten"):
+        unpack(archive, tmp_path / "root")
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["cuts"]
 
 
 def test_a_cut_off_archive_leaves_nothing(tmp_path: Path) -> None:

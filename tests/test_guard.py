@@ -1,10 +1,12 @@
 """Bad numbers and unreadable utterances: skipped and recorded up to a limit, and without a trace in what goes on."""
 
 import json
+import shutil
 from itertools import islice
 
 import pytest
 import torch
+from lhotse import CutSet
 from torch import nn
 
 from asr import checkpoint, loop, train
@@ -89,7 +91,7 @@ def test_bad_steps_in_a_row_end_the_run_and_say_what_was_seen(config, tmp_path, 
 def test_unreadable_utterances_are_told_once_and_too_many_end_the_run(config, tmp_path, capsys):
     session = build_session(config("steps_per_epoch=2"))
     (batch,) = batches_of(session, 1)
-    lost = [batch._replace(unreadable=[Unreadable(id, f"{id}: gone")]) for id in ("a", "a", "b", "c")]
+    lost = [batch._replace(unreadable=[Unreadable(id, "gone")]) for id in ("a", "a", "b", "c")]
     metrics = step(session, batch)
     state = checkpoint.TrainState(session.recognizer.model, session.optimizer, session.scheduler)
     settings = {"max_unreadable_share": 0.02, "max_non_finite": 5}
@@ -118,3 +120,35 @@ def test_a_run_without_a_finite_dev_score_says_so(config, tmp_path, monkeypatch)
     monkeypatch.setattr(loop, "train_step", break_weights)
     with pytest.raises(DivergedError, match=r"best\.pt is not there: no epoch had a finite dev_loss"):
         train.run(config("epochs=1", "steps_per_epoch=1"), JOB)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_is_left_out_counted_and_the_run_goes_on(config, corpus, tmp_path, capsys, workers):
+    """The first utterance of all, which the augmentation is shown with where it can be read."""
+    manifest = CutSet.from_file(corpus / "cuts" / "train-clean-100.jsonl.gz")
+    own = tmp_path / "audio"
+    own.mkdir()
+    cuts = []
+    for cut in manifest:
+        source = shutil.copy(cut.recording.sources[0].source, own)
+        cut.recording.sources[0].source = source
+        cuts.append(cut)
+    CutSet.from_cuts(cuts).to_file(tmp_path / "mine.jsonl.gz")
+    own_cuts = f"data.train=[{tmp_path / 'mine.jsonl.gz'}]"
+    settings = config(own_cuts, "epochs=1", "steps_per_epoch=3", "augment=wave_spec", "max_unreadable_share=0.05",
+                      f"workers={workers}")  # fmt: skip
+    real = train.open_tracked
+
+    def vanish(*arguments, **tags):
+        (own / f"{cuts[0].id}.flac").unlink()  # the plan is made, the training not begun
+        return real(*arguments, **tags)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "open_tracked", vanish)
+        train.run(settings, JOB)
+    (record,) = checkpoint.load(tmp_path / "run" / "last.pt").history
+    assert (record["train_unreadable"], record["train_utterances"]) == (1, 23)  # of a pass over 24
+    told = capsys.readouterr().out
+    assert f"{cuts[0].id}: {own / cuts[0].id}.flac cannot be opened: No such file or directory" in told
+    assert "1 unreadable" in told
+    assert (tmp_path / "run" / "augmentation" / "all.png").exists()

@@ -105,9 +105,11 @@ def test_a_changed_tree_or_a_damaged_index_is_indexed_anew(change: str, root: Pa
 
 def test_an_index_without_decoding_does_not_stand_for_one_with(root: Path, tmp_path: Path) -> None:
     write_audio(root / "dev-clean/7/1/7-1-0000.flac", level=0.0)
-    assert index_part(root, "dev-clean", tmp_path, 1).rejected == 0
-    assert index_part(root, "dev-clean", tmp_path, 1, verify_audio=True).rejected == 1
-    assert index_part(root, "dev-clean", tmp_path, 1).rejected == 1, "the stricter index serves both"
+    assert index_part(root, "dev-clean", tmp_path, 1, verify_audio=False).rejected == 0
+    assert index_part(root, "dev-clean", tmp_path, 1).rejected == 1
+    assert index_part(root, "dev-clean", tmp_path, 1, verify_audio=False).rejected == 1, (
+        "the stricter index serves both"
+    )
 
 
 def test_an_interrupted_write_leaves_the_old_index_and_makes_it_anew(
@@ -171,8 +173,8 @@ def test_decoding_finds_what_the_header_does_not_show(flaw: str, root: Path, tmp
         content = bytearray(path.read_bytes())
         content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
         path.write_bytes(content)
-    assert index_part(root, "dev-clean", tmp_path, 1).rejected == 0
-    assert index_part(root, "dev-clean", tmp_path, 1, verify_audio=True).rejected == 1
+    assert index_part(root, "dev-clean", tmp_path, 1, verify_audio=False).rejected == 0
+    assert index_part(root, "dev-clean", tmp_path, 1).rejected == 1
     assert ("silence" in rejected(tmp_path)["7-1-0000"]) == (flaw == "silence")
 
 

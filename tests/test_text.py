@@ -32,7 +32,7 @@ def test_a_larger_alphabet_keeps_apostrophes():
     assert Alphabet(" 'abcdefghijklmnopqrstuvwxyz").normalize("DON'T") == "don't"
 
 
-@pytest.mark.parametrize("symbols", ["", "aba", "ABC"])
+@pytest.mark.parametrize("symbols", ["", " aba", " ABC", "abc", " ab\t", "\u00a0ab"])
 def test_alphabets_that_cannot_work_are_refused(symbols):
     with pytest.raises(InputError, match="alphabet"):
         Alphabet(symbols)

@@ -118,7 +118,7 @@ def measure(session: Session, config: DictConfig, smoothing: float, diverged_at:
 
     The smoothed loss is the exponential mean of those so far, without the pull of its start towards zero.
     """
-    dataset = session.recognizer.dataset(session.augment, config.seed)
+    dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
     batches = training_batches(dataset, session.sampler, Position(0, 0), config.workers, session.compute.pin_memory)
     model, optimizer, scheduler = session.recognizer.model, session.optimizer, session.scheduler
     model.train()
