@@ -1,5 +1,6 @@
 """From config to objects: the only caller of Hydra's instantiate."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +23,21 @@ from asr.errors import InputError, first_line
 from asr.features import LogMel
 from asr.loop import Compute, Evaluation, evaluate
 from asr.model import DeepSpeech2
-from asr.settings import POSITIVE, SHARE, WHOLE_FROM_0, WHOLE_FROM_1, Rules, check, one_of
+from asr.settings import POSITIVE, SHARE, WHOLE_FROM_0, WHOLE_FROM_1, WHOLE_FROM_2, Rules, check, one_of
 from asr.text import Alphabet, frames_needed
 
 MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
 RULES: Rules = {
-    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.buckets tracking.log_every features.sample_rate "
+    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? tracking.log_every features.sample_rate "
     "features.n_mels data.max_characters? max_non_finite",
     WHOLE_FROM_0: "workers seed",
+    WHOLE_FROM_2: "batch.buckets",
     POSITIVE: "max_grad_norm batch.seconds? batch.eval_seconds data.max_seconds? tracking.system_metrics_seconds? "
     "checkpoint.every_minutes",
     SHARE: "max_unreadable_share",
     one_of(*MONITORS): "monitor",
-    one_of(True, False): "dry_run fresh",
+    one_of("auto", True, False): "rehearse",
+    one_of(True, False): "deterministic dry_run fresh",
 }
 
 
@@ -84,6 +87,17 @@ def build_optimizer(config: DictConfig, model: nn.Module, total_steps: int) -> t
     """The optimizer over all weights, and the schedule that is stepped total_steps times."""
     optimizer = make(config.optimizer, "optimizer", params=list(model.parameters()))
     return optimizer, make(config.scheduler, "scheduler", optimizer=optimizer, total_steps=total_steps)
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Whether torch takes only algorithms that give the same numbers in every run; on a CPU ours do without.
+
+    source: torch.use_deterministic_algorithms. cuBLAS reads its variable when it is first used
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if wanted != torch.are_deterministic_algorithms_enabled():  # it imports torch's compiler, which takes a while
+        torch.use_deterministic_algorithms(wanted)
 
 
 def build_compute(device: str, precision: str) -> Compute:
@@ -201,6 +215,7 @@ class Session:
 def build_session(config: DictConfig) -> Session:
     """Checks and builds everything, so that a mistake is found before training; InputError says which."""
     check(config, RULES)
+    set_deterministic(config.deterministic)
     compute = build_compute(config.device, config.precision)
     recognizer = build_recognizer(config, config.seed)
     augment = make(config.augment, "augment")

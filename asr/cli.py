@@ -28,7 +28,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 LONGEST_NAME = 150  # characters; file systems allow 255 bytes for one name
 # Settings that change how a run is carried out, not what it computes: no part of its name or its identity.
 EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir", "sweep", "launcher",
-                  "checkpoint.every_minutes")  # fmt: skip
+                  "checkpoint.every_minutes", "rehearse")  # fmt: skip
 
 
 def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:

@@ -5,6 +5,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -108,7 +109,7 @@ class UtteranceDataset(Dataset):
 
     def utterance(self, cut: Cut, pass_number: int) -> Utterance:
         """Reads, augments and transforms one cut."""
-        with seeded(self.seed, pass_number, cut.id):
+        with one_thread(), seeded(self.seed, pass_number, cut.id):
             samples = self._waveform(cut)
             features = self.features(torch.from_numpy(samples), self.augment.spectrogram if self.augment else ())
         reference = self.alphabet.normalize(cut.supervisions[0].text or "")
@@ -124,6 +125,17 @@ class UtteranceDataset(Dataset):
     def _waveform(self, cut: Cut) -> np.ndarray:
         samples = load_audio(cut, self.features.sample_rate)
         return self.augment.waveform(samples, self.features.sample_rate) if self.augment else samples
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes with one thread, as it does in a loader's workers: sums of several can round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def collate(position: Position, utterances: list[Utterance], unreadable: list[Unreadable], n_mels: int) -> Batch:

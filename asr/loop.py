@@ -20,6 +20,7 @@ from asr.dataset import Batch
 from asr.decode import greedy
 from asr.errors import InputError
 from asr.loss import alignable, ctc_losses
+from asr.memory import EVALUATION_SETTINGS, out_of_memory_explained
 from asr.metrics import ErrorRates, Scored, score
 from asr.model import ModelOutput
 from asr.provenance import processor
@@ -143,9 +144,10 @@ def train_step(
     loss = grad_norm = math.nan
     if batch.ids:
         buffers = [buffer.clone() for buffer in model.buffers()]
-        batch_loss = batch_losses(model, batch, compute)[0].mean()
-        optimizer.zero_grad()
-        batch_loss.backward()
+        with out_of_memory_explained(batch, compute.device, compute.bf16):
+            batch_loss = batch_losses(model, batch, compute)[0].mean()
+            optimizer.zero_grad()
+            batch_loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
         loss, grad_norm = batch_loss.item(), norm.item()
     updated = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -210,7 +212,8 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], alphabet: Alphabet, com
     losses: list[float] = []
     scored: list[Scored] = []
     for batch in batches:
-        batch_loss, (log_probs, lengths) = batch_losses(model, batch, compute)
+        with out_of_memory_explained(batch, compute.device, compute.bf16, settings=EVALUATION_SETTINGS):
+            batch_loss, (log_probs, lengths) = batch_losses(model, batch, compute)
         losses += batch_loss.tolist()
         unalignable += int((~alignable(lengths.cpu(), batch.targets, batch.target_lengths)).sum())
         texts = greedy(log_probs, lengths, alphabet)

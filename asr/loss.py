@@ -17,16 +17,18 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengt
     returns:   (B,) float32, nats a symbol: their mean is torch's CTC loss with reduction "mean" and zero_infinity
     source:    Graves et al. 2006
     """
+    if torch.are_deterministic_algorithms_enabled():
+        log_probs = log_probs.cpu()  # on CUDA torch has no deterministic gradient of CTC, and refuses the other
     losses = F.ctc_loss(
         log_probs.float().transpose(0, 1),  # half precision has too few digits for the sum over paths
-        targets,
+        targets.to(log_probs.device),
         lengths,
         target_lengths,
         blank=BLANK,
         reduction="none",
         zero_infinity=True,
     )
-    return losses / target_lengths.clamp(min=1)
+    return losses / target_lengths.to(losses.device).clamp(min=1)
 
 
 def alignable(lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         """input: (B, C, F, T), zero where mask (B, 1, 1, T) is 0; returns (B, C, F, T), anything where mask is 0."""
         if not self.training or mask is None:
             return super().forward(input)
+        input, mask = input.float(), mask.float()  # bf16 has too few digits for sums of squares
         share = mask.mean()
         var_all, mean_all = torch.var_mean(input, (0, 2, 3), correction=0)
         mean = mean_all / share

@@ -20,6 +20,7 @@ Rules = Mapping[Rule, str]
 
 WHOLE_FROM_0 = Rule("a whole number from 0 on", lambda value: type(value) is int and value >= 0)
 WHOLE_FROM_1 = Rule("a whole number from 1 on", lambda value: type(value) is int and value >= 1)
+WHOLE_FROM_2 = Rule("a whole number from 2 on", lambda value: type(value) is int and value >= 2)
 SHARE = Rule("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
 POSITIVE = Rule("a number above 0", lambda value: type(value) in (int, float) and value > 0)
 

@@ -26,6 +26,7 @@ from asr.loop import DivergedError
 from asr.metrics import ErrorRates
 from asr.pictures import learning_curves
 from asr.plan import plan_facts, plan_parts, plan_record
+from asr.rehearsal import is_wanted, longest_batch, rehearse
 from asr.settings import differences
 from asr.sweep import parent_tags, reopen_run
 from asr.tracking import Run
@@ -149,6 +150,8 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
     """
     cuts = session.data.training_cuts()
     dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
+    if is_wanted(config.rehearse, session.compute):
+        rehearse(state.model, longest_batch(dataset, session.sampler), state.optimizer, session.compute)
     if session.augment.transforms:
         for path in artifacts.write_augmentation(dataset, cuts, directory / "augmentation"):
             tracked.log_file(path, "augmentation")

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from asr.journal import JOURNAL
 
 from asr import checkpoint
-from asr.journal import JOURNAL
 
 FOLDER = Path("outputs/kill_test")
 SETTINGS = ("experiment=quickstart", "model.conv_channels=4", "model.gru_layers=2", "model.gru_size=64", "epochs=3",

@@ -120,3 +120,12 @@ def test_wrong_shapes_are_refused():
 
 def test_parameters_are_counted():
     assert count_parameters(nn.Linear(3, 2)) == 8
+
+
+def test_batch_norm_in_bf16_has_statistics_in_float32():
+    """Of bf16 sums of squares nothing is left where the mean is far from 0."""
+    norm = MaskedBatchNorm2d(2)
+    input = (20 + torch.randn(4, 2, 8, 50, generator=torch.Generator().manual_seed(1))).bfloat16()
+    output = norm(input, torch.ones(4, 1, 1, 50, dtype=torch.bfloat16))
+    assert output.mean().item() == pytest.approx(0, abs=0.01)
+    assert output.std().item() == pytest.approx(1, abs=0.01)

@@ -1,0 +1,66 @@
+"""What a user is told when a batch does not fit into memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from asr.dataset import Batch
+from asr.errors import InputError
+
+# What torch says of it without a type of its own: on a CPU, on MPS, and where cuDNN or cuBLAS asked for the memory.
+MESSAGES = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+TRAINING_SETTINGS = "batch.utterances (batch.seconds where batches are of like length) or data.max_seconds"
+EVALUATION_SETTINGS = "batch.eval_seconds (eval_seconds of asr.evaluate)"
+
+
+@contextmanager
+def out_of_memory_explained(
+    batch: Batch, device: torch.device, bf16: bool, what: str = "a batch", settings: str = TRAINING_SETTINGS
+) -> Iterator[None]:
+    """Inside, running out of memory is an InputError that describes the batch; every other error stays as it is.
+
+    device, bf16: where and how precisely the model runs
+    what:     the batch, as the message calls it
+    settings: those that make a batch smaller
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = f"Lower {settings}"
+        if not bf16 and device.type != "cpu":
+            advice += ", or set precision=bf16"
+        raise InputError(
+            f"{what} does not fit into the memory of {device}: {describe(batch)}. {held(device)}. {advice}"
+        ) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether that is what a library's exception means."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(message in str(error) for message in MESSAGES)
+
+
+def describe(batch: Batch) -> str:
+    """Its utterances, and the seconds of the longest and of all with padding, reckoned from its share of padding."""
+    count = len(batch.ids)
+    padded = batch.seconds / (1 - batch.padding_share)
+    ids = ", ".join(batch.ids[:3]) + (", ..." if count > 3 else "")
+    utterances = "1 utterance" if count == 1 else f"{count} utterances"
+    return f"{utterances} ({ids}), the longest of {padded / count:.1f} s, {padded:.0f} s in all with padding"
+
+
+def held(device: torch.device) -> str:
+    """How much memory there is, and who has it."""
+    gib = 2**30
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        own = torch.cuda.memory_reserved(device)
+        return f"It has {total / gib:.1f} GiB: torch holds {own / gib:.1f}, {free / gib:.1f} are free"
+    memory = psutil.virtual_memory()  # of MPS too: it has no memory of its own
+    own = psutil.Process().memory_info().rss
+    total, free = memory.total, memory.available
+    return f"It has {total / gib:.1f} GiB: this process holds {own / gib:.1f}, {free / gib:.1f} are free"

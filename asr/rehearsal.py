@@ -1,0 +1,96 @@
+"""The longest batch is tried before training, so that memory runs out in the first minute and not in the tenth hour."""
+
+from itertools import takewhile
+
+import numpy as np
+import torch
+from lhotse.dataset.sampling.base import CutSampler
+from torch import nn
+from torch.optim import Optimizer
+
+from asr.augment import Augment, seeded
+from asr.dataset import Batch, PassSampler, Position, Utterance, UtteranceDataset, collate
+from asr.loop import Compute, batch_losses
+from asr.memory import out_of_memory_explained
+
+PASSES = 3  # over the data, of which the longest batch is taken
+DRAWS = 100  # of the augmentation, of which the longest is taken
+
+
+def is_wanted(setting: bool | str, compute: Compute) -> bool:
+    """The config's `rehearse`. auto: on CUDA. Elsewhere a batch that is too long makes the machine swap, not fail."""
+    return compute.device.type == "cuda" if setting == "auto" else bool(setting)
+
+
+def longest_batch(dataset: UtteranceDataset, sampler: CutSampler) -> Batch:
+    """The batch with the most frames, padding included, of all that the sampler gives: nothing else takes more memory.
+
+    Ids and references are real. The features are zeros, as many for each utterance as the longest can have, augmented;
+    and each has the batch's longest text.
+
+    Random batches of so many utterances are as long in every pass: each has the longest utterance. Batches of like
+    length are in every pass others, and lhotse lets the last utterance of one lengthen all of it, so that it exceeds
+    batch.seconds by some percent; a later pass can exceed it by a little more than the PASSES that are looked through.
+    """
+    passes = takewhile(lambda item: item[0].pass_number < PASSES, PassSampler(sampler, Position(0, 0)))
+    cuts = max((cuts for _, cuts in passes), key=lambda cuts: len(cuts) * max(cut.duration for cut in cuts))
+    seconds, rate = max(cut.duration for cut in cuts), dataset.features.sample_rate
+    samples = longest_augmented(dataset.augment, round(seconds * rate), rate)
+    features = torch.zeros(dataset.features.frames(samples), dataset.features.n_mels)
+    references = [dataset.alphabet.normalize(cut.supervisions[0].text or "") for cut in cuts]
+    targets = torch.tensor(dataset.alphabet.encode(max(references, key=len)), dtype=torch.long)
+    return collate(
+        Position(0, 0),
+        [
+            Utterance(cut.id, reference, features, targets, seconds)
+            for cut, reference in zip(cuts, references, strict=True)
+        ],
+        [],
+        dataset.features.n_mels,
+    )
+
+
+def longest_augmented(augment: Augment | None, samples: int, sample_rate: int) -> int:
+    """The most samples that so many become: of DRAWS draws, since a transform does not tell how far it can stretch.
+
+    The masks of a spectrogram leave its length alone.
+    """
+    if augment is None or not augment.wave:
+        return samples
+    lengths = []
+    for draw in range(DRAWS):
+        with seeded("rehearsal", draw):
+            noise = np.random.normal(0, 0.1, samples).astype(np.float32)
+            lengths.append(len(augment.waveform(noise, sample_rate)))
+    return max(lengths)
+
+
+def rehearse(model: nn.Module, batch: Batch, optimizer: Optimizer, compute: Compute) -> None:
+    """One forward and backward pass in train mode; weights, buffers and random generators are then as they were.
+
+    Gradients are None afterwards. An optimizer that has not stepped yet has no state; for the time of the rehearsal
+    twice the weights are held instead, as much as Adam's state, which is the largest that the configs have.
+    On CUDA torch keeps what it has allocated, so that later batches find room without new fragments.
+
+    raises: InputError if memory does not suffice
+    source: PyTorch's Performance Tuning Guide, "Preallocate memory in case of variable input length"
+    """
+    buffers, training = [(buffer, buffer.clone()) for buffer in model.buffers()], model.training
+    cuda = [compute.device] if compute.device.type == "cuda" else []
+    what = "the longest batch that training can draw (tried before the first step)"
+    try:
+        with (
+            torch.random.fork_rng(cuda, device_type="cuda"),
+            out_of_memory_explained(batch, compute.device, compute.bf16, what),
+        ):
+            held = [] if optimizer.state else [torch.empty_like(p) for p in model.parameters() for _ in range(2)]
+            model.train()
+            batch_losses(model, batch, compute)[0].mean().backward()
+            del held
+    finally:
+        model.train(training)
+        for parameter in model.parameters():
+            parameter.grad = None
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
