@@ -1,10 +1,15 @@
 """The one exception that an entry point shows as a paragraph, and what such a paragraph says of others."""
 
+import re
+
 
 class InputError(Exception):
     """What the user gave cannot work. The message names the value, the rule and the way out, in one paragraph."""
 
 
 def first_line(error: object) -> str:
-    """What a library's exception says, as part of a paragraph; its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What a library's exception says, as part of a paragraph; its type where it says nothing.
+
+    The password of http://user:password@host is left out.
+    """
+    return re.sub(r"//[^/\s]*@", "//***@", (str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -51,8 +51,9 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
     sections = compose_report(store, runs, left_out, Resampling(config.bootstrap_samples, config.seed), command)
     paths = write_report(TITLE, sections, Path(config.output_dir))
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    tags = {KIND_TAG: "report"}
     with open_run(
-        settings.uri, settings.experiment, "report", {}, plain, {KIND_TAG: "report"}, system_metrics_seconds=None
+        None, settings.uri, settings.experiment, "report", {}, plain, tags, system_metrics_seconds=None
     ) as tracked:
         for path in paths:
             folder = path.parent.relative_to(config.output_dir).as_posix()

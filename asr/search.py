@@ -184,6 +184,7 @@ def open_parent(study: optuna.Study, config: DictConfig, job: Job, space: Space)
     known = study.user_attrs.get(RUNS, {})
     refuse_another(study, record)
     run = open_run(
+        None,
         tracking.uri,
         tracking.experiment,
         job.name,
@@ -216,10 +217,11 @@ def work(
     parent: Run,
 ) -> None:
     """Trains trials until the study has all of them."""
-    metric = config.study.metric
+    metric, parent_id = config.study.metric, parent.run_id
+    assert parent_id, "a run without a directory has one from its start"
 
     def train_one(trial: optuna.Trial, number: int) -> float:
-        return train_trial(trial, number, config, job, space, parent.run_id)
+        return train_trial(trial, number, config, job, space, parent_id)
 
     def ended(number: int, trial: FrozenTrial) -> None:
         console.print(trial_line(number, trial, metric), soft_wrap=True)

@@ -1,152 +1,242 @@
-"""Runs with their parameters, metrics and files, in MLflow: the only module that imports it.
+"""From a run's journal to MLflow, and how MLflow is found: the only module that imports it.
 
 mlflow takes seconds to import, so it is imported when a run opens.
 """
 
-import json
 import logging
-import math
 import os
 import re
 import sqlite3
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from asr.errors import InputError, first_line
-from asr.provenance import code_version, package_versions
-from asr.settings import flatten
+from asr.journal import Cursor, Journal, read
+from asr.run import Run, flat_params
 
 log = logging.getLogger(__name__)
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"
-PARAM_CHARACTERS, PARAMS_A_CALL, METRICS_A_CALL = 6000, 100, 1000  # MLflow's limits
-AFTER_FAILURE_SECONDS = 60.0  # a server that is away must not slow down every step
+WAY_OUT = f"start the tracking server or use tracking.uri={DEFAULT_URI}"
+DATABASE_FILE = "sqlite:///[^?#%:]+"
+ITEMS_A_CALL = {"params": 100, "metrics": 1000, "tags": 100}  # MLflow's limits
+EVENTS_A_CALL = 200  # of a kind that is sent together
+JOURNAL_TAG = "asr.journal"  # of a run: its journal's id, by which it is found again
+# Of HTTP: what the same request will get each time. Rights can be given and servers mended, so those can be waited for.
+REFUSALS = (400, 405, 411, 413, 414, 415, 422)
 ENVIRONMENT = {  # holds unless the user has set it
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # else each migration is a line on the console
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # a run reports to its tracking server and to nobody else
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with mlflow's own 7, of 120 s each, a lost server costs minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # with mlflow's own 7, of 120 s each, a lost server costs minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 
 
-class Run:
-    """An open run; as a context manager it ends FINISHED, FAILED (exception) or KILLED (KeyboardInterrupt).
-
-    What MLflow does not take from an open run is a warning: a server that goes away ends no training.
-    """
-
-    def __init__(self, client: Any, run_id: str, flush_seconds: float):
-        self.run_id, self._client, self._flush_seconds = run_id, client, flush_seconds
-        self._monitor: Any = None
-        self._buffer: list[Any] = []
-        self._next_flush = time.monotonic() + flush_seconds
-        self._non_finite: set[str] = set()
-        self._open = True
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Keeps the metrics; the first call after flush_seconds sends all that were kept.
-
-        SQL stores turn inf into 1.8e308, so the first value of a metric that is not finite is a tag too.
-        """
-        from mlflow.entities import Metric
-
-        for key, value in metrics.items():
-            name, number = re.sub(r"[^/\w.\- ]", "_", key), float(value)
-            self._buffer.append(Metric(name, number, int(time.time() * 1000), int(step)))
-            if not math.isfinite(number) and name not in self._non_finite:
-                self._non_finite.add(name)
-                self.set_tag(f"first_non_finite.{name}", f"{number} at step {step}")
-        if time.monotonic() >= self._next_flush:
-            self.flush()
-
-    def flush(self) -> None:
-        """Sends the kept metrics. Those that MLflow does not take are kept; it drops what it gets a second time."""
-        self._next_flush = time.monotonic() + self._flush_seconds
-        while batch := self._buffer[:METRICS_A_CALL]:
-            if not self._attempt(f"{len(batch)} metrics, which are kept", self._client.log_batch, batch):
-                self._next_flush = time.monotonic() + AFTER_FAILURE_SECONDS
-                return
-            del self._buffer[: len(batch)]
-
-    def set_tag(self, key: str, value: object) -> None:
-        self._attempt(f"tag {key}", self._client.set_tag, key, str(value))
-
-    def log_file(self, path: str | Path, folder: str = "") -> None:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file to log; write it first")
-        self._attempt(str(path), self._client.log_artifact, str(path), folder or None)
-
-    def log_text(self, text: str, path: str) -> None:
-        self._attempt(path, self._client.log_text, text, path)
-
-    def log_table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
-        """Rows of like keys as path.tsv, to read, and path.json, MLflow's table; give each table its own path."""
-        columns = list(rows[0]) if rows else []
-        lines = [columns, *([" ".join(str(row[column]).split()) for column in columns] for row in rows)]
-        self.log_text("".join("\t".join(line) + "\n" for line in lines), f"{path}.tsv")
-        table = {column: [row[column] for row in rows] for column in columns}
-        self._attempt(f"{path}.json", self._client.log_table, table, f"{path}.json")
-
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
-        if self._open:
-            self._open = False
-            if self._monitor:
-                self._monitor.finish()
-            self.flush()
-            if self._buffer:
-                log.error("%d metrics of run %s never reached MLflow", len(self._buffer), self.run_id)
-            self._attempt(f"the end of run {self.run_id}", self._client.set_terminated, status)
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.finish("FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
-
-    def _attempt(self, what: str, call: Callable[..., object], *arguments: object) -> bool:
-        try:
-            call(self.run_id, *arguments)
-        except Exception as error:  # stores and servers raise what they like
-            log.warning("MLflow did not take %s: %s", what, _first_line(error))
-            return False
-        return True
+class UnreachableError(InputError):
+    """A tracking server does not answer, or is not well: later it may be."""
 
 
 def open_run(
-    uri: str, experiment: str, name: str, choices: Mapping[str, object], config: Mapping[str, Any],
-    tags: Mapping[str, object] | None = None, run_id: str | None = None,
-    system_metrics_seconds: float | None = 10.0, flush_seconds: float = 10.0,
+    directory: Path | None, uri: str, experiment: str, name: str, choices: Mapping[str, object],
+    config: Mapping[str, Any], tags: Mapping[str, object] | None = None, *, run_id: str | None = None,
+    system_metrics_seconds: float | None = 10.0, flush_seconds: float = 10.0, retry_seconds: float = 30.0,
 ) -> Run:  # fmt: skip
-    """Starts a run or, with run_id, continues one; its config, packages and git diff become artifacts.
+    """Starts a run or, where the directory or run_id has one of this uri, continues it.
 
-    uri:     sqlite:///FILE, relative to the working directory, or what else MLflow takes (http://HOST:PORT)
-    choices: short columns such as model=ds2_4gru; config is nested and becomes columns such as model.gru_layers
-    raises:  InputError if uri is malformed or nobody answers there, if experiment is deleted or run_id unknown
+    Everything that is logged goes into the directory's journal first. A server that does not answer is a warning:
+    the journal is sent when it answers again, or by asr.sync.
+
+    directory: None for a run that is not to outlive an absent server: it needs MLflow at its start, and what MLflow
+               has not got at its end is lost
+    uri:       sqlite:///FILE, relative to the working directory, or what else MLflow takes (http://HOST:PORT)
+    choices:   short columns such as model=ds2_4gru; config is nested and becomes columns such as model.gru_layers
+    raises:    InputError if uri is malformed, a database cannot be used, experiment is deleted or run_id unknown, or
+               another process has the directory; without a directory UnreachableError too
     """
-    with _as_input_error(uri):
-        client, experiment_id = _connect(uri, experiment, create=True)
-        if run_id:
-            client.update_run(run_id, status="RUNNING")
-            stored = client.get_run(run_id)
-        else:
-            stored = client.create_run(experiment_id, run_name=name)
-        run = Run(client, stored.info.run_id, flush_seconds)
+    uri, trouble, stored = absolute(uri), "", None
+    with ExitStack() as resources:
+        folder = directory or Path(resources.enter_context(TemporaryDirectory(prefix="asr-")))
+        journal = resources.enter_context(closing(Journal(folder)))
+        sender = Sender(journal, uri, experiment, run_id)
         try:
-            _log_start(client, stored, flat_params(choices, config), config, dict(tags or {}), resumed=bool(run_id))
-            if system_metrics_seconds:
-                from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor as Monitor
-
-                run._monitor = Monitor(run.run_id, system_metrics_seconds, 1, bool(run_id), None, client.tracking_uri)
-                run._monitor.start()
-        except BaseException:
-            run.finish("FAILED")
-            raise
+            stored = sender.connect()
+        except UnreachableError as error:
+            if directory is None:
+                raise
+            trouble = str(error)
+            log.warning("%s. The run goes on and is sent when the server answers, or by asr.sync", trouble)
+        run = Run(journal, sender.cursor, sender.send, kept=directory is not None, trouble=trouble,
+                  flush_seconds=flush_seconds, retry_seconds=retry_seconds)  # fmt: skip
+        resumed, known = journal.starts, journal.params
+        if stored and not resumed:  # MLflow knows of an earlier start, which this journal does not
+            resumed, known = int(stored.data.tags.get("resumed", 0)) + 1, set(stored.data.params)
+        params = {key: value for key, value in flat_params(choices, config).items() if key not in known}
+        run.start(uri, experiment, name, params, tags or {}, config, resumed)
+        run.resources = resources.pop_all()
+    try:
+        if system_metrics_seconds:
+            run.monitor = _system_metrics(run, journal, uri, system_metrics_seconds)
+        if not trouble:
+            run.wait_until_tried()
+        if directory is None and run.run_id is None:
+            raise UnreachableError(f"tracking.uri={first_line(uri)}: it makes no run; {WAY_OUT}")
+    except BaseException:
+        run.finish("FAILED")
+        raise
     return run
+
+
+class Sender:
+    """Sends a journal to MLflow, in its order, to one run.
+
+    Everything may be sent twice, so a kill between sending and saving the cursor is harmless: a run is found again by
+    JOURNAL_TAG, SQL stores drop a metric of the same key, time, step and value, and all else replaces itself.
+    """
+
+    def __init__(self, journal: Journal, uri: str, experiment: str, run_id: str | None = None) -> None:
+        self._journal, self._experiment = journal, experiment
+        saved = Cursor.load(journal.directory)
+        self.cursor = saved if saved and absolute(saved.uri) == uri else Cursor(uri, run_id)
+        if self.cursor.sent > journal.path.stat().st_size:  # the journal was deleted
+            self.cursor.sent = 0
+        self._client: Any = None
+        self._experiment_id: str | None = None
+        self._warned: set[str] = set()
+
+    def connect(self) -> Any:
+        """The run that is continued, as MLflow has it; None if there is none so far. InputError as in `open_run`."""
+        with _as_input_error(self.cursor.uri):
+            if not self._client:
+                self._client, self._experiment_id = _connect(self.cursor.uri, self._experiment, create=True)
+            return self._stored_run() if self.cursor.run_id else None
+
+    def send(self, stop: threading.Event | None = None) -> None:
+        """Sends what is pending, until `stop` is set. InputError if that is not possible now."""
+        with _as_input_error(self.cursor.uri):
+            if not self._client:
+                self.connect()
+            self._journal.sync_to_disk()  # else MLflow could hold what a power cut takes from the journal
+            events = read(self._journal.path, self.cursor.sent)
+            for kind, group in groupby(events, key=lambda entry: entry.event["kind"]):
+                while entries := list(islice(group, EVENTS_A_CALL if kind in ("metrics", "tag") else 1)):
+                    self._send_events(kind, [entry.event for entry in entries])
+                    if stop and stop.is_set():
+                        return
+                    self.cursor.sent = entries[-1].end
+                    self.cursor.save(self._journal.directory)
+
+    def _send_events(self, kind: str, events: Sequence[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        match kind:
+            case "start":
+                self._start(events[0])
+            case "metrics":
+                points = [(event, *point) for event in events for point in event["values"].items()]
+                self._log(kind, [Metric(key, value, event["time"], event["step"]) for event, key, value in points])
+            case "tag":
+                latest = {event["key"]: event["value"] for event in events}
+                self._log("tags", [RunTag(key, value) for key, value in latest.items()])
+            case "file":
+                self._log_file(self._journal.directory / events[0]["path"], events[0]["folder"])
+            case "end":
+                self._client.set_terminated(self.cursor.run_id, events[0]["status"], events[0]["time"])
+
+    def _start(self, event: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        if not self.cursor.run_id:
+            mine = {JOURNAL_TAG: event["id"]}
+            found = self._client.search_runs([self._experiment_id], f"tags.`{JOURNAL_TAG}` = '{event['id']}'")
+            run = found[0] if found else self._client.create_run(
+                self._experiment_id, event["time"], mine, event["name"])  # fmt: skip
+            self.cursor.run_id = run.info.run_id
+        self._client.update_run(self.cursor.run_id, status="RUNNING")
+        self._log("params", [Param(key, value) for key, value in event["params"].items()])
+        self._log("tags", [RunTag(key, value) for key, value in event["tags"].items()])
+
+    def _log(self, kind: str, items: Sequence[Any]) -> None:
+        """Sends items of a kind; those that MLflow refuses are found by halving."""
+        for first in range(0, len(items), ITEMS_A_CALL[kind]):
+            batch = items[first : first + ITEMS_A_CALL[kind]]
+            try:
+                self._client.log_batch(self.cursor.run_id, **{kind: batch})
+            except Exception as error:  # stores and servers raise what they like
+                if not self._is_refusal(error):
+                    raise
+                if len(batch) == 1:
+                    self._refuse(f"{kind[:-1]} {batch[0].key}", error)
+                else:
+                    self._log(kind, batch[: len(batch) // 2])
+                    self._log(kind, batch[len(batch) // 2 :])
+
+    def _log_file(self, path: Path, folder: str) -> None:
+        try:
+            self._client.log_artifact(self.cursor.run_id, str(path), folder or None)
+        except Exception as error:  # as above
+            if path.is_file() and not self._is_refusal(error):
+                raise
+            self._refuse(f"file {path}", error)
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Whether it is no use to send the same again; InputError if it is the whole run that takes nothing more."""
+        refused = isinstance(error, PermissionError | ImportError) or _http_status(error) in REFUSALS
+        if refused:
+            self._stored_run()
+        return refused
+
+    def _refuse(self, what: str, error: Exception) -> None:
+        self.cursor.refused += 1
+        if what not in self._warned:
+            self._warned.add(what)
+            log.warning("MLflow refused %s for good: %s", what, first_line(error))
+
+    def _stored_run(self) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            stored = self._client.get_run(self.cursor.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            stored = None
+        if not stored or stored.info.lifecycle_stage == "deleted":
+            raise InputError(
+                f"tracking.uri={first_line(self.cursor.uri)}: run {self.cursor.run_id} was deleted there; restore it "
+                f"or, to send everything again into a new run, delete {self._journal.directory}/mlflow.json"
+            )
+        return stored
+
+
+def _system_metrics(run: Run, journal: Journal, uri: str, seconds: float) -> Any:
+    """mlflow's monitor of CPU, memory, disk, network and GPU, started; it logs into the run's journal."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    class Monitor(SystemMetricsMonitor):
+        def monitor(self) -> None:  # mlflow's own asks the server each time, and ends where that is away
+            while True:
+                for _ in range(self.samples_before_logging):
+                    self.collect_metrics()
+                    if self._shutdown_event.wait(self.sampling_interval):
+                        return
+                self.publish_metrics(self.aggregate_metrics())
+
+        def publish_metrics(self, metrics: Mapping[str, float]) -> None:
+            prefix = f"system/{self.node_id}/" if self.node_id else "system/"
+            names = {prefix + key: value for key, value in metrics.items()}
+            run.log_metrics(names, 1 + max((journal.last_steps.get(name, -1) for name in names), default=0))
+            for source in self.monitors:
+                source.clear_metrics()
+
+    monitor = Monitor("", seconds, tracking_uri=uri)
+    monitor.start()
+    return monitor
 
 
 def find_experiment(uri: str, experiment: str) -> tuple[Any, str]:
@@ -170,9 +260,6 @@ def find_experiment(uri: str, experiment: str) -> tuple[Any, str]:
 
 def _connect(uri: str, experiment: str, create: bool) -> tuple[Any, str | None]:
     """A client and the experiment's id; one process at a time where the database is a file, as its migration races."""
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # else each retry is a line of its own
     from filelock import FileLock
     from mlflow import MlflowClient
 
@@ -181,7 +268,7 @@ def _connect(uri: str, experiment: str, create: bool) -> tuple[Any, str | None]:
     if not uri.startswith("sqlite"):
         client = MlflowClient(uri)
         return client, _experiment_id(client, experiment, None, create)
-    if not re.fullmatch("sqlite:///[^?#%:]+", uri):
+    if not re.fullmatch(DATABASE_FILE, uri):
         raise ValueError("a database in a file is sqlite:///FILE")
     database = Path(uri.removeprefix("sqlite:///")).absolute()
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -196,6 +283,8 @@ def _experiment_id(client: Any, name: str, artifacts: str | None, create: bool) 
 
     try:
         found = client.get_experiment_by_name(name)
+        if found and create and found.lifecycle_stage == "deleted":
+            raise InputError(f"tracking.experiment={name} is deleted there; restore it or give another name")
         if found or not create:
             return found.experiment_id if found else None
         return client.create_experiment(name, artifact_location=artifacts)
@@ -205,47 +294,41 @@ def _experiment_id(client: Any, name: str, artifacts: str | None, create: bool) 
         return client.get_experiment_by_name(name).experiment_id
 
 
+def absolute(uri: str) -> str:
+    """The address that means the same in every working directory."""
+    file = uri.removeprefix("sqlite:///")
+    return f"sqlite:///{Path(file).absolute()}" if re.fullmatch(DATABASE_FILE, uri) else uri
+
+
 @contextmanager
 def _as_input_error(uri: str) -> Iterator[None]:
+    for key, value in ENVIRONMENT.items():  # before mlflow is imported, which reads some of it then only
+        os.environ.setdefault(key, value)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # else each retry is a line of its own
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError, ValueError) as error:
-        way_out = f"start the tracking server or use tracking.uri={DEFAULT_URI}"
-        raise InputError(f"tracking.uri={_first_line(uri)}: {_first_line(error)}; {way_out}") from error
+        status, malformed = _http_status(error), isinstance(error.__cause__ or error.__context__, ValueError)
+        if uri.startswith("http") and (status >= 500 or status == 429) and not malformed:
+            reason: BaseException = error
+            while inner := reason.__cause__ or reason.__context__:  # what the operating system said, if anything
+                reason = inner
+            raise UnreachableError(
+                f"tracking.uri={first_line(uri)} does not answer ({first_line(reason)}); {WAY_OUT}"
+            ) from error
+        raise InputError(f"tracking.uri={first_line(uri)}: {first_line(error)}; {WAY_OUT}") from error
 
 
-def _first_line(error: object) -> str:
-    """Of the message, without the password of http://user:password@host."""
-    return re.sub(r"//[^/\s]*@", "//***@", first_line(error))
+def _http_status(error: Exception) -> int:
+    """What an error is, or would be, as the answer of a server; 0 for what has nothing to do with one."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
 
-
-def _log_start(client: Any, stored: Any, params: dict[str, str], config: object, tags: dict, resumed: bool) -> None:
-    """Artifacts go to start/ or, when the run is continued, to resume_1/, resume_2/, ..."""
-    from mlflow.entities import Param, RunTag
-
-    run_id, known, code = stored.info.run_id, stored.data.params, code_version(Path(__file__).parent)
-    folder, commit_tag = "start", "mlflow.source.git.commit"
-    if resumed:  # MLflow keeps a parameter as it was first; the new config is an artifact
-        tags["resumed"] = int(stored.data.tags.get("resumed", 0)) + 1
-        folder, commit_tag = f"resume_{tags['resumed']}", f"resume_{tags['resumed']}.commit"
-    tags |= {"mlflow.user": os.environ.get("USER", "unknown"), "mlflow.source.name": sys.argv[0]}
-    tags |= {commit_tag: code.commit, f"{folder}.dirty": code.dirty}
-    client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
-    new = [Param(key, value) for key, value in params.items() if key not in known]
-    for first in range(0, len(new), PARAMS_A_CALL):
-        client.log_batch(run_id, params=new[first : first + PARAMS_A_CALL])
-    packages = "".join(f"{name}=={version}\n" for name, version in package_versions().items())
-    texts = {"packages.txt": packages, "config.json": json.dumps(config, indent=2, default=str)}
-    for file, text in (texts | ({"git_diff.patch": code.diff} if code.diff else {})).items():
-        client.log_text(run_id, text, f"{folder}/{file}")
-
-
-def flat_params(choices: Mapping[str, object], config: Mapping[str, Any]) -> dict[str, str]:
-    """{model: {gru_layers: 7}} as {"model.gru_layers": "7"}; a config key that a choice has taken is config.KEY."""
-    leaves = {f"config.{key}" if key in choices else key: value for key, value in flatten(config).items()}
-    cut = "... (all of it in config.json)"
-    texts = {key: str(value) for key, value in (dict(choices) | leaves).items()}
-    return {k: t if len(t) <= PARAM_CHARACTERS else t[: PARAM_CHARACTERS - len(cut)] + cut for k, t in texts.items()}
+    if isinstance(error, HTTPError) and error.response is not None:  # from a store of artifacts
+        return int(error.response.status_code)
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    return 503 if isinstance(error, OSError) else 0

@@ -28,8 +28,8 @@ from asr.pictures import learning_curves
 from asr.plan import plan_facts, plan_parts, plan_record
 from asr.rehearsal import is_wanted, longest_batch, rehearse
 from asr.settings import differences
-from asr.sweep import parent_tags, reopen_run
-from asr.tracking import Run
+from asr.sweep import parent_tags
+from asr.tracking import Run, open_run
 from asr.watch import Watch
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "sweep")
@@ -120,7 +120,7 @@ def show_finished(config: DictConfig, directory: Path, name: str) -> dict[str, E
 
 def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str, Any], directory: Path,
                  **tags: object) -> Run:  # fmt: skip
-    """The run's MLflow run: the one that it had before it was stopped, or a new one; under the sweep's, if any.
+    """The tracked run: the one that it had before it was stopped, or a new one; under the sweep's, if any.
 
     It writes config.json and plan.json into the directory first.
     """
@@ -128,8 +128,8 @@ def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str
     artifacts.write_json(plain, directory / "config.json")
     plan = artifacts.write_json(plan_record(config, session, job), directory / "plan.json")
     settings = config.tracking
-    tracked = reopen_run(
-        directory / "mlflow.json",
+    tracked = open_run(
+        directory,
         settings.uri,
         settings.experiment,
         job.name,
@@ -204,7 +204,6 @@ def test(
     for part, evaluation in evaluations.items():
         results[part] = evaluation.rates
         rows = artifacts.error_rows(evaluation.scored)
-        artifacts.write_table(rows, directory / "errors" / f"{part}.tsv")
         tracked.log_table(rows, f"errors/{part}")
         tracked.log_metrics(
             {f"{part}/{name}": v for name, v in evaluation.as_metrics().items()}, saved.progress["step"]

@@ -1,10 +1,21 @@
-"""What several tests need: a corpus in which every letter is a tone (small, learnable), and a server on loopback."""
+"""What several tests need: a corpus in which every letter is a tone (small, learnable), and servers on loopback."""
 
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -140,3 +151,58 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def logged_points(database, run_id):
+    """(metric, step) -> its values, in MLflow's own table: one each if every step is there exactly once."""
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", [run_id]).fetchall()
+    points = {}
+    for key, step, value in rows:
+        points.setdefault((key, step), []).append(value)
+    return points
+
+
+class MlflowServer:
+    """A real `mlflow server` that tests kill and bring back, always with the same database at the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.database, self.process = folder, folder / "server.db", None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Returns when it answers; does nothing where it runs already."""
+        if self.process:
+            return
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.database}",
+                   "--artifacts-destination", str(self.folder / "files"), "--host", "127.0.0.1",
+                   "--port", str(self.port), "--workers", "1"]  # fmt: skip
+        quick = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with open(self.folder / "server.log", "ab") as log:
+            self.process = subprocess.Popen(
+                command, start_new_session=True, stdout=log, stderr=log, env=os.environ | quick, cwd=self.folder
+            )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with suppress(URLError, OSError), urlopen(f"{self.uri}/health", timeout=5):
+                return
+            time.sleep(0.05)
+        raise RuntimeError((self.folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        """At once, with its workers."""
+        if self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory) -> Iterator[MlflowServer]:
+    """Not started yet, or as the last test left it."""
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()

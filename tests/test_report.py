@@ -52,7 +52,7 @@ def log_run(
     config = {"data": {"root": "outputs/corpora/synthetic"}, "seed": 1}
     own = [f"experiment={experiment}", *([f"augment={augment}"] if augment else []), *overrides]
     name = "+".join(own)
-    tracked = open_run(uri, "asr", name, choices, config, system_metrics_seconds=None, flush_seconds=0)
+    tracked = open_run(None, uri, "asr", name, choices, config, system_metrics_seconds=None, flush_seconds=0)
     history = []
     for epoch in range(1, (stop_after or 4) + 1):
         record = {
@@ -91,7 +91,7 @@ def log_augmentation(uri: str, run_id: str, folder: Path) -> None:
     wav, figure = io.BytesIO(), Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
     soundfile.write(wav, np.sin(np.arange(8000) / 5), 16000, format="WAV")
-    with open_run(uri, "asr", "", {}, {}, run_id=run_id, system_metrics_seconds=None) as tracked:
+    with open_run(None, uri, "asr", "", {}, {}, run_id=run_id, system_metrics_seconds=None) as tracked:
         for name in ("all.png", "before.wav", "all.wav", "1_Shift.png", "1_Shift.wav", "4_FrequencyMasking.png"):
             path = folder / name
             path.write_bytes(wav.getvalue() if name.endswith(".wav") else png(figure))
@@ -118,7 +118,7 @@ def made(tmp_path_factory) -> tuple[str, Path]:
     log_run(uri, "exp2_clean", (0, 0), stop_after=3)
     log_run(uri, "exp3_adam_one_cycle", (0.2, 0.3), without="plan.json")
     log_run(uri, "exp1", (0.5, 0.5), overrides=["seed=2"])
-    with open_run(uri, "asr", "<b>the sweep</b>", {}, {}, {"kind": "sweep"}, system_metrics_seconds=None):
+    with open_run(None, uri, "asr", "<b>the sweep</b>", {}, {}, {"kind": "sweep"}, system_metrics_seconds=None):
         pass
     report.run(compose_report(uri, folder / "out"))
     return uri, folder / "out"

@@ -1,4 +1,4 @@
-"""Tracking against real MLflow databases and files: nothing here is mocked but the moment a store fails."""
+"""Tracking against real MLflow databases, servers and files: nothing is mocked but the moment a store fails."""
 
 import json
 import math
@@ -8,13 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas
 import pytest
+from conftest import MlflowServer, logged_points
 
 from asr.errors import InputError
+from asr.journal import Cursor, read
 from asr.provenance import code_version, package_versions
-from asr.tracking import METRICS_A_CALL, PARAM_CHARACTERS, Run, flat_params, open_run
+from asr.run import PARAM_CHARACTERS
+from asr.tracking import ITEMS_A_CALL, Run, flat_params, open_run
 
 CHOICES = {"model": "ds2_4gru", "data": "clean", "experiment": "exp1"}
 CONFIG = {"model": {"gru_layers": 4}, "augment": {"spec": [{"max_bins": 15}, {"max_bins": 20}]}, "betas": [0.9, 0.99]}
@@ -27,7 +32,14 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def start(uri: str, **settings) -> Run:
-    return open_run(uri, "tests", "a run", **{"choices": {}, "config": {}, "system_metrics_seconds": None} | settings)
+    """A run that ends with its test, unless settings hold a directory."""
+    return open_run(
+        settings.pop("directory", None),
+        uri,
+        "tests",
+        "a run",
+        **{"choices": {}, "config": {}, "system_metrics_seconds": None} | settings,
+    )
 
 
 def stored(uri: str, run_id: str):
@@ -42,6 +54,20 @@ def points(uri: str, run_id: str, metric: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in MlflowClient(uri).get_metric_history(run_id, metric))
 
 
+def wait_for(condition: Callable[[], object]) -> None:
+    """Fails where the condition does not hold within a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def folder_of(uri: str, run: Run) -> Path:
     return Path(stored(uri, run.run_id).info.artifact_uri.removeprefix("file://"))
 
@@ -54,7 +80,8 @@ def test_mlflow_is_imported_when_a_run_opens_and_not_before() -> None:
 def test_processes_that_start_at_once_on_a_fresh_database(tmp_path: Path) -> None:
     program = (
         "import sys; from asr.tracking import open_run\n"
-        "with open_run('sqlite:///new/mlflow.db', 'sweep', sys.argv[1], {}, {}, system_metrics_seconds=None) as run:\n"
+        "uri, name = 'sqlite:///new/mlflow.db', sys.argv[1]\n"
+        "with open_run(None, uri, 'sweep', name, {}, {}, system_metrics_seconds=None) as run:\n"
         "    for step in range(50): run.log_metrics({'loss': step + 0.5}, step)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -114,8 +141,7 @@ def test_parameters_tags_and_artifacts_of_a_run(uri: str, tmp_path: Path, monkey
     assert "torch==" in (folder / "start/packages.txt").read_text()
     assert (folder / "checkpoints/weights.pt").read_bytes() == b"1"
     assert (folder / "notes/hello.txt").read_text() == "hello"
-    assert (folder / "errors/dev.tsv").read_text() == "reference\twer\na b\t0.5\nc\t0\n"
-    assert json.loads((folder / "errors/dev.json").read_text())["columns"] == ["reference", "wer"]
+    assert (folder / "errors/dev.tsv").read_text() == 'reference\twer\n"a\tb"\t0.5\nc\t0\n'
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"], "no mlruns in the working directory"
 
 
@@ -131,22 +157,20 @@ def test_a_relative_database_stays_where_it_was_when_the_directory_changes(
     assert not list(tmp_path.iterdir())
 
 
-def test_buffered_metrics_arrive_exactly_once(uri: str) -> None:
+def test_metrics_arrive_exactly_once(uri: str) -> None:
     run = start(uri, flush_seconds=1e9)
-    count = METRICS_A_CALL + 100
+    count = ITEMS_A_CALL["metrics"] + 100
     for step in range(count):
         run.log_metrics({"loss": 1 / (step + 1)}, step)
-    assert points(uri, run.run_id, "loss") == [], "kept until they are flushed"
-    run.flush()
-    run.log_metrics({"loss": 7.0}, count)
+    assert points(uri, run.run_id, "loss") == [], "kept until they are sent together"
     run.finish()
-    assert points(uri, run.run_id, "loss") == [(step, 1 / (step + 1)) for step in range(count)] + [(count, 7.0)]
+    assert points(uri, run.run_id, "loss") == [(step, 1 / (step + 1)) for step in range(count)]
 
 
 def test_metrics_are_sent_when_flush_seconds_are_over(uri: str) -> None:
-    with start(uri, flush_seconds=0.0) as run:
+    with start(uri, flush_seconds=0.01) as run:
         run.log_metrics({"loss": 1.0}, 1)
-        assert points(uri, run.run_id, "loss") == [(1, 1.0)]
+        wait_for(lambda: points(uri, run.run_id, "loss") == [(1, 1.0)])
 
 
 def test_what_is_not_finite_is_kept_in_words(uri: str) -> None:
@@ -164,18 +188,20 @@ def test_what_is_not_finite_is_kept_in_words(uri: str) -> None:
 def test_a_store_that_fails_for_a_while_loses_no_metric(
     uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with start(uri, flush_seconds=0.0) as run:
+    from mlflow import MlflowClient
+
+    send = MlflowClient.log_batch
+
+    def log_batch(client: MlflowClient, run_id: str, metrics: list) -> None:
+        send(client, run_id, metrics[:1])  # the answer to what has arrived is lost
+        raise ConnectionError("the server is away")
+
+    with start(uri, flush_seconds=0.01, retry_seconds=0.01) as run:
         with monkeypatch.context() as patch:
-            send = run._client.log_batch
-
-            def log_batch(run_id: str, metrics: list) -> None:
-                send(run_id, metrics[:1])  # the answer to what has arrived is lost
-                raise ConnectionError("the server is away")
-
-            patch.setattr(run._client, "log_batch", log_batch)
+            patch.setattr(MlflowClient, "log_batch", log_batch)
             run.log_metrics({"loss": 1.0, "wer": 2.0}, 1)
+            wait_for(lambda: "the server is away" in caplog.text)
         run.log_metrics({"loss": 3.0}, 2)
-    assert "the server is away" in caplog.text
     assert points(uri, run.run_id, "loss") == [(1, 1.0), (2, 3.0)]
     assert points(uri, run.run_id, "wer") == [(1, 2.0)]
 
@@ -228,13 +254,10 @@ def test_system_metrics_are_logged_until_the_run_ends(uri: str) -> None:
     assert len(points(uri, run.run_id, "system/cpu_utilization_percentage")) >= 2
 
 
-def test_an_unreachable_server_is_an_input_error_within_seconds() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_without_a_directory_an_unreachable_server_is_an_input_error_within_seconds() -> None:
     begin = time.monotonic()
     with pytest.raises(InputError, match=r"start the tracking server or use tracking\.uri=sqlite:///") as caught:
-        start(f"http://me:p@ss@127.0.0.1:{port}")
+        start(f"http://me:p@ss@127.0.0.1:{unused_port()}")
     assert time.monotonic() - begin < 15
     assert "ss@" not in str(caught.value), "no password on the console"
 
@@ -256,6 +279,178 @@ def test_a_file_that_is_no_database_is_an_input_error_at_once(tmp_path: Path) ->
 def test_a_run_that_is_not_there_cannot_go_on(uri: str) -> None:
     with pytest.raises(InputError, match="0123abcd"):
         start(uri, run_id="0123abcd")
+
+
+def test_a_server_that_is_killed_and_comes_back_holds_everything_exactly_once(
+    mlflow_server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    mlflow_server.start()
+    run = start(mlflow_server.uri, directory=tmp_path / "run", config={"epochs": 2}, flush_seconds=0.02,
+                retry_seconds=0.05, system_metrics_seconds=0.05)  # fmt: skip
+
+    def log(steps: range) -> None:
+        for step in steps:
+            run.log_metrics({"loss": 1 / (step + 1), "wer": math.nan if step == 120 else 0.5}, step)
+            time.sleep(0.002)
+
+    log(range(100))
+    wait_for(lambda: (99, 0.01) in points(mlflow_server.uri, run.run_id, "loss"))
+    mlflow_server.kill()
+    begin = time.monotonic()
+    log(range(100, 200))
+    assert time.monotonic() - begin < 5, "a server that is away does not hold up the training"
+    run.log_text("while it was away", "notes/away.txt")
+    wait_for(lambda: "the run goes on" in caplog.text)
+    mlflow_server.start()
+    log(range(200, 250))
+    run.finish()
+
+    stored_points = logged_points(mlflow_server.database, run.run_id)
+    loss = {step: values for (key, step), values in stored_points.items() if key == "loss"}
+    assert loss == {step: [1 / (step + 1)] for step in range(250)}
+    assert points(mlflow_server.uri, run.run_id, "loss") == [(step, 1 / (step + 1)) for step in range(250)]
+    assert {len(values) for values in stored_points.values()} == {1}
+    journal = [entry.event for entry in read(tmp_path / "run" / "journal.jsonl")]
+    journaled = [(key, event["step"]) for event in journal if event["kind"] == "metrics" for key in event["values"]]
+    assert sorted(journaled) == sorted(stored_points), "those of the system too"
+    assert any(key.startswith("system/") for key, _ in journaled)
+    mlflow_run = stored(mlflow_server.uri, run.run_id)
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.params == {"epochs": "2"}
+    assert mlflow_run.data.tags["first_non_finite.wer"] == "nan at step 120"
+    files = MlflowClient(mlflow_server.uri).list_artifacts(run.run_id, "notes")
+    assert [(file.path, file.file_size) for file in files] == [("notes/away.txt", 17)]
+    outages = [record.message for record in caplog.records if "goes on" in record.message]
+    assert len(outages) == 1, "one line for an outage, however long it is"
+
+
+def test_a_run_starts_and_ends_without_its_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    away = f"http://me:p@ss@127.0.0.1:{unused_port()}"
+    begin = time.monotonic()
+    with start(away, directory=tmp_path, system_metrics_seconds=0.05, retry_seconds=0.05) as run:
+        run.log_metrics({"loss": 1.0}, 1)
+        wait_for(lambda: "system/cpu_utilization_percentage" in run._journal.last_steps)
+        assert run.run_id is None
+    assert time.monotonic() - begin < 20
+    warning, end = [record.message for record in caplog.records if record.name.startswith("asr.")]
+    assert "Connection refused" in warning
+    assert "The run goes on" in warning
+    assert f"python -m asr.sync runs={os.path.relpath(tmp_path)}" in end
+    assert "ss@" not in caplog.text, "no password on the console"
+    kinds = [entry.event["kind"] for entry in read(tmp_path / "journal.jsonl")]
+    assert (kinds[0], kinds[-1]) == ("start", "end")
+    assert (tmp_path / "start/config.json").exists()
+
+
+def test_a_run_that_was_killed_goes_on_in_the_same_run_with_every_step_once(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two checkpoints it makes the steps since the first again, as training does."""
+    from mlflow import MlflowClient
+
+    program = (
+        "import sys, time; from pathlib import Path; from asr.tracking import open_run\n"
+        "run = open_run(Path('run'), sys.argv[1], 'killed', 'a run', {}, {'epochs': 1}, flush_seconds=0.01)\n"
+        "for step in range(10**6):\n"
+        "    run.log_metrics({'loss': 1 / (step + 1), 'nan': float('nan')}, step)\n"
+        "    if step == 300: print('logged', flush=True)\n"
+        "    time.sleep(0.001)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("asr.journal.LOCK_SECONDS", 0.1)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen([sys.executable, "-c", program, uri], text=True, env=environment,
+                          stdout=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout
+        assert process.stdout.readline() == "logged\n"
+        with pytest.raises(InputError, match="run is being trained by another process"):
+            start(uri, directory=Path("run"))
+        process.kill()
+    events = [entry.event for entry in read(Path("run/journal.jsonl"))]
+    last = max(event["step"] for event in events if event["kind"] == "metrics" and "loss" in event["values"])
+    with open_run(Path("run"), uri, "killed", "a run", {}, {"epochs": 2}, system_metrics_seconds=None) as run:
+        for step in range(200, last + 50):
+            run.log_metrics({"loss": 1 / (step + 1), "nan": math.nan}, step)
+
+    client = MlflowClient(uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("killed").experiment_id])
+    assert found.info.run_id == run.run_id
+    assert found.info.status == "FINISHED"
+    assert (found.data.tags["resumed"], found.data.tags["first_non_finite.nan"]) == ("1", "nan at step 0")
+    assert json.loads((folder_of(uri, run) / "resume_1/config.json").read_text()) == {"epochs": 2}
+    stored_points = logged_points(uri.removeprefix("sqlite:///"), run.run_id)
+    loss = {step: values for (key, step), values in stored_points.items() if key == "loss"}
+    assert loss == {step: [1 / (step + 1)] for step in range(last + 50)}
+    assert {len(values) for values in stored_points.values()} == {1}
+
+
+def test_another_uri_gets_a_run_with_everything(uri: str, mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    mlflow_server.start()
+    elsewhere = mlflow_server.uri
+    with start(uri, directory=tmp_path / "run", config={"epochs": 1}) as first:
+        first.log_metrics({"loss": 1.0}, 1)
+        first.log_table([{"id": "a", "wer": 0.5}], "errors/dev")
+    with start(elsewhere, directory=tmp_path / "run", config={"epochs": 2}) as second:
+        second.log_metrics({"loss": 5.0}, 1)
+        second.log_metrics({"loss": 2.0}, 2)
+        second.log_table([{"id": "a", "wer": 0.25}], "errors/dev")
+    assert points(elsewhere, second.run_id, "loss") == [(1, 1.0), (2, 2.0)]
+    assert points(uri, first.run_id, "loss") == [(1, 1.0)]
+    found = stored(elsewhere, second.run_id)
+    assert (found.data.params["epochs"], found.info.status) == ("1", "FINISHED")
+    table = Path(MlflowClient(elsewhere).download_artifacts(second.run_id, "errors/dev.json", str(tmp_path)))
+    mlflows_own = pandas.DataFrame([{"id": "a", "wer": 0.25}]).to_json(orient="split", index=False)
+    assert json.loads(table.read_text()) == json.loads(mlflows_own), "and no row is there twice"
+    assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [{"path": "errors/dev.json", "type": "table"}]
+
+
+def test_what_mlflow_refuses_for_good_does_not_hold_up_the_rest(
+    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "gone.txt").write_text("")
+    with start(uri, directory=tmp_path, config={"a?b": 1, "epochs": 2}, flush_seconds=1e9) as run:
+        run.log_file(tmp_path / "gone.txt")
+        (tmp_path / "gone.txt").unlink()
+        for step in range(5):
+            run.log_metrics({"loss": 1.0, "x" * 300: 1.0}, step)
+    assert points(uri, run.run_id, "loss") == [(step, 1.0) for step in range(5)]
+    assert stored(uri, run.run_id).data.params == {"epochs": "2"}
+    for what in ("param a?b", "gone.txt", "metric xxx"):
+        assert sum(f"{what}" in record.message for record in caplog.records) == 1, "told, and once"
+    assert "refused 7 entries" in caplog.text
+    assert Cursor.load(tmp_path).refused == 7
+    assert Cursor.load(tmp_path).pending(tmp_path) == 0
+
+
+def test_a_run_that_is_deleted_under_its_training_is_kept_and_can_be_restored(
+    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    run = start(uri, directory=tmp_path)
+    MlflowClient(uri).delete_run(run.run_id)
+    run.log_metrics({"loss": 1.0}, 1)
+    run.finish()
+    assert "was deleted there; restore it" in caplog.text
+    with pytest.raises(InputError, match="was deleted there; restore it"):
+        start(uri, directory=tmp_path)
+    MlflowClient(uri).restore_run(run.run_id)
+    start(uri, directory=tmp_path).finish()
+    assert points(uri, run.run_id, "loss") == [(1, 1.0)]
+
+
+def test_a_deleted_experiment_is_an_input_error_before_anything_is_logged(uri: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment("old"))
+    with pytest.raises(InputError, match=r"tracking\.experiment=old is deleted there"):
+        open_run(tmp_path, uri, "old", "a run", {}, {})
+    assert not (tmp_path / "journal.jsonl").read_text()
 
 
 def test_code_version_of_a_repository_with_changes(tmp_path: Path) -> None:

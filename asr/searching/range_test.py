@@ -5,6 +5,7 @@ source: Smith 2015, Cyclical Learning Rates for Training Neural Networks, sectio
 
 from itertools import islice
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,9 @@ def run_range_test(config: DictConfig, job: Job, space: Space) -> None:
     plain["search"] = OmegaConf.to_container(search, resolve=False)
     tags = {"kind": "lr_range", "command": job.command, **parent_tags()}
     tracking = config.tracking
-    with open_run(tracking.uri, tracking.experiment, job.name, job.choices, plain, tags,
+    directory.mkdir(parents=True, exist_ok=True)
+    own = Path(mkdtemp(prefix="tracked-", dir=directory))  # each call is a run of its own
+    with open_run(own, tracking.uri, tracking.experiment, job.name, job.choices, plain, tags,
                   system_metrics_seconds=tracking.system_metrics_seconds) as tracked:  # fmt: skip
         curve = measure(session, training, search.smoothing, search.diverged_at)
         for step, point in enumerate(curve.points, start=1):

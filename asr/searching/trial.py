@@ -69,6 +69,7 @@ def train_trial(trial: optuna.Trial, number: int, config: DictConfig, job: Job, 
             end_early(trial, state, tracked, stop)
             raise optuna.TrialPruned from stop
         finally:
+            trial.set_user_attr(RUN_ID, tracked.run_id)  # again: MLflow may have answered later only
             trial.set_user_attr(EPOCHS, state.epoch)
             trial.set_user_attr(SECONDS, sum(r["train_wall_seconds"] + r["dev_wall_seconds"] for r in state.history))
 

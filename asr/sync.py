@@ -1,0 +1,98 @@
+"""python -m asr.sync: sends to MLflow what runs have logged while it was away.
+
+python -m asr.sync
+python -m asr.sync runs=outputs/runs/exp1 tracking.uri=http://HOST:5000
+"""
+
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+from rich.table import Table
+
+from asr.cli import entry_point
+from asr.console import console
+from asr.errors import InputError
+from asr.journal import JOURNAL, BusyError, Cursor, Journal
+from asr.tracking import Sender, UnreachableError, absolute
+
+
+class Synced(NamedTuple):
+    """A run, how many events of its journal were sent just now and how many are left (None: unknown), and why."""
+
+    directory: Path
+    sent: int
+    pending: int | None
+    state: str
+
+
+@entry_point("sync")
+def main(config: DictConfig) -> None:
+    """Exit code 1 if anything is pending."""
+    synced = run(config)
+    print_synced(synced)
+    if any(one.pending != 0 for one in synced):
+        sys.exit(1)
+
+
+def run(config: DictConfig) -> list[Synced]:
+    """Sends every journal in the folder `runs`, each to the address that it was written for, or all to tracking.uri."""
+    folder = Path(config.runs)
+    if not folder.is_dir():
+        raise InputError(f"runs={folder}: there is no such folder; give the one that holds your runs")
+    away: dict[str, str] = {}
+    return [sync_run(path.parent, config.tracking.uri, away) for path in sorted(folder.rglob(JOURNAL))]
+
+
+def sync_run(directory: Path, uri: str | None, away: dict[str, str]) -> Synced:
+    """Sends what is pending of one run.
+
+    uri:  null for the one that the run was started with
+    away: the servers that have not answered to an earlier run, and what was said; they are not asked again
+    """
+    before: int | None = None
+    after: int | None = None
+    try:
+        with closing(Journal(directory, wait_seconds=0)) as journal:
+            if not journal.starts:
+                return Synced(directory, 0, 0, "never started")
+            sender = Sender(journal, absolute(uri or journal.start["uri"]), journal.start["experiment"])
+            cursor = sender.cursor
+            before = after = cursor.pending(directory)
+            try:
+                if cursor.uri in away:
+                    raise UnreachableError(away[cursor.uri])
+                if before:
+                    sender.connect()
+                    sender.send()
+            finally:
+                after = cursor.pending(directory)
+        state = f"in MLflow, but for {cursor.refused} that it refused" if cursor.refused else "in MLflow"
+    except BusyError:
+        before = after = (Cursor.load(directory) or Cursor("")).pending(directory)
+        state = "is being trained: sends by itself"
+    except UnreachableError as error:
+        away[cursor.uri] = state = str(error)
+    except InputError as error:
+        state = str(error)
+    return Synced(directory, (before or 0) - (after or 0), after, state)
+
+
+def print_synced(synced: list[Synced]) -> None:
+    """A line for each run."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("sent", justify="right")
+    table.add_column("pending", justify="right")
+    table.add_column("state")
+    for one in synced:
+        pending = "?" if one.pending is None else f"{one.pending:,}"
+        table.add_row(os.path.relpath(one.directory), f"{one.sent:,}", pending, one.state.replace("[", "\\["))
+    console.print(table if synced else "No run has a journal there.")
+
+
+if __name__ == "__main__":
+    main()
