@@ -45,7 +45,7 @@ from asr.tracking import Run, open_run
 from asr.train import GROUPS
 
 # Of the study's own settings: those that decide which trials it makes. The others may change while it runs.
-DECISIVE = ("metric", "seed", "baseline", "random_trials", "pruner", "startup_trials", "warmup_epochs")
+DECISIVE = ("metric", "seed", "baseline", "random_trials", "pruner", "pruned_by", "startup_trials", "warmup_epochs")
 
 
 @entry_point("search")
@@ -76,7 +76,7 @@ def run(config: DictConfig, job: Job) -> None:
 
 def run_study(config: DictConfig, job: Job, space: Space) -> None:
     """From plan to the best trial. The same command goes on with its study; one that has all trials it shows."""
-    check(config, {**RULES, one_of(*METRICS): "study.metric", one_of(True, False): "study.baseline"})
+    check(config, {**RULES, one_of(*METRICS): "study.metric study.pruned_by", one_of(True, False): "study.baseline"})
     quiet_optuna()
     settings, directory = config.study, Path(config.output_dir)
     retry = RetryHeartbeatStaleTrialCallback(max_retry=settings.retries)
@@ -155,10 +155,13 @@ def study_facts(config: DictConfig, space: Space, study: optuna.Study | None) ->
     settings, trials = config.study, by_place(study) if study else {}
     states = ", ".join(f"{count} {state}" for state, count in count_states(trials).items()) or "none begun yet"
     median = (
-        f"median: ends a trial that is worse than the median of the complete ones at the same epoch; from epoch "
-        f"{max(1, settings.warmup_epochs)} on, once {settings.startup_trials} trials are complete"
+        f"median: ends a trial whose {settings.pruned_by} is worse than the median of the complete ones at the same "
+        f"epoch; from epoch {max(1, settings.warmup_epochs)} on, once {settings.startup_trials} trials are complete"
     )
-    hyperband = f"hyperband: the better trials get more epochs, all of them {max(1, settings.warmup_epochs)} at least"
+    hyperband = (
+        f"hyperband: trials with a better {settings.pruned_by} get more epochs, all of them "
+        f"{max(1, settings.warmup_epochs)} at least"
+    )
     if own := own_values(config, space):
         told = ", ".join(f"{key}={show_setting(value)}" for key, value in own.items())
         compared = f"trial 0 has the config's own values: {told}; it is never pruned"

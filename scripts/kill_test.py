@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from asr.journal import JOURNAL
 
 from asr import checkpoint
+from asr.journal import JOURNAL
 
 FOLDER = Path("outputs/kill_test")
 SETTINGS = ("experiment=quickstart", "model.conv_channels=4", "model.gru_layers=2", "model.gru_size=64", "epochs=3",
@@ -46,20 +46,20 @@ def main() -> int:
     start = time.monotonic()
     subprocess.run(command("whole", given.overrides), check=True, stdout=subprocess.DEVNULL)
     print(f"undisturbed: {time.monotonic() - start:.1f} s", flush=True)
-    seconds = random.Random(given.seed)
-    killed = 0
-    while True:
+    moments, journal = random.Random(given.seed), FOLDER / "killed" / JOURNAL
+    for kill in range(1, given.kills + 1):
+        before, start = last_step(journal), time.monotonic()
         process = subprocess.Popen(command("killed", given.overrides), stdout=subprocess.DEVNULL)
-        # From the first moment on; each try has a little longer than the one before, so that the run comes to its end.
-        wait = seconds.uniform(0, 8 + 3 * killed) if killed < given.kills else None
-        try:
-            code = process.wait(wait)
+        # Every third kill comes at any moment from the start on, the others once the run has taken new steps.
+        while kill % 3 and process.poll() is None and last_step(journal) == before:
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 4 if kill % 3 else 12))
+        process.kill()
+        if process.wait() == 0:
+            print(f"kill {kill} came too late: the run was done; epochs=N gives it longer to live")
             break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            killed += 1
-            print(f"kill {killed:>2} after {wait:5.1f} s: {whereabouts(FOLDER / 'killed')}", flush=True)
+        print(f"kill {kill:>2} after {time.monotonic() - start:4.1f} s: {whereabouts(FOLDER / 'killed')}", flush=True)
+    code = subprocess.run(command("killed", given.overrides), stdout=subprocess.DEVNULL).returncode
     print(f"the last start ended with {code}")
     found = list(differences(FOLDER / "whole", FOLDER / "killed"))
     for difference in found:
@@ -72,13 +72,17 @@ def whereabouts(run: Path) -> str:
     journal = run / JOURNAL
     if not journal.exists():
         return "before anything was written"
-    steps = [event["step"] for event in events(journal)]
     saved = "no checkpoint yet"
     if found := checkpoint.load_last(run):
         last, path, problem = found
         saved = f"{path.name} is of step {last.progress['step']}{f' ({problem})' if problem else ''}"
     partial = ", one half written" if list(run.glob("*.partial")) else ""
-    return f"step {max(steps, default=0)} logged, {saved}{partial}"
+    return f"step {last_step(journal)} logged, {saved}{partial}"
+
+
+def last_step(journal: Path) -> int:
+    """The last that was logged; 0 for none."""
+    return max((event["step"] for event in events(journal)), default=0) if journal.exists() else 0
 
 
 def events(journal: Path) -> Iterator[dict[str, Any]]:

@@ -220,10 +220,12 @@ def test_trials_that_are_pruned_or_diverge_are_marked_and_the_study_goes_on(corp
     monkeypatch.setattr(search, "create_or_wait", with_rates)
     median = ("study.pruner=median", "study.startup_trials=1", "study.warmup_epochs=1", "epochs=3")
     rates = ("search.space.lr.low=1e-6", "search.space.lr.high=1e30", "steps_per_epoch=3")
-    run_search(corpus, tmp_path, *rates, *median, "study.trials=3")
+    run_search(corpus, tmp_path, *rates, *median, "study.metric=dev_cer", "study.trials=3")  # and pruned by dev_loss
     good, hopeless, wild = stored(tmp_path).values()
     assert (good.state.name, list(good.intermediate_values)) == ("COMPLETE", [1, 2, 3])
     assert (hopeless.state.name, list(hopeless.intermediate_values)) == ("PRUNED", [1])
+    (record,) = map(json.loads, (tmp_path / "tried" / "trial-0001" / "history.jsonl").read_text().splitlines())
+    assert hopeless.intermediate_values[1] == record["dev_loss"]
     assert wild.state.name == "PRUNED"
     assert wild.user_attrs[trial.REASON] == "diverged after epoch 1: dev_loss is nan"
     children = logged(tmp_path)[2]
@@ -231,7 +233,9 @@ def test_trials_that_are_pruned_or_diverge_are_marked_and_the_study_goes_on(corp
     assert children[1].data.tags["pruned"] == "epoch 1"
     assert children[2].data.tags["diverged"] == "after epoch 1: dev_loss is nan"
     with open(tmp_path / "tried" / "trials.tsv", newline="") as file:
-        assert [row["state"] for row in csv.DictReader(file, delimiter="\t")] == ["complete", "pruned", "diverged"]
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["state"] for row in rows] == ["complete", "pruned", "diverged"]
+    assert float(rows[1]["dev_cer"]) == record["dev_cer"]
 
 
 def test_a_study_without_a_complete_trial_says_so(tmp_path, capsys):

@@ -20,7 +20,7 @@ from asr.artifacts import write_table
 from asr.console import console
 from asr.errors import first_line
 from asr.searching.space import show_setting
-from asr.searching.trial import BASELINE, EPOCHS, REASON, RUN_ID, SECONDS
+from asr.searching.trial import BASELINE, EPOCHS, LAST_VALUE, REASON, RUN_ID, SECONDS
 from asr.searching.worker import by_place
 
 SHOWN = 10  # trials in the table of the best
@@ -32,6 +32,11 @@ def state_name(trial: FrozenTrial) -> str:
     if trial.state == TrialState.PRUNED:
         return "diverged" if trial.user_attrs.get(REASON, "").startswith("diverged") else "pruned"
     return {TrialState.FAIL: "failed"}.get(trial.state, trial.state.name.lower())
+
+
+def metric_of(trial: FrozenTrial) -> float | None:
+    """The metric: of the epoch that best.pt is of or, where the trial was ended early, of its last."""
+    return trial.value if trial.state == TrialState.COMPLETE else trial.user_attrs.get(LAST_VALUE)
 
 
 def show_value(value: float | None, metric: str) -> str:
@@ -47,7 +52,7 @@ def trial_line(number: int, trial: FrozenTrial, metric: str) -> str:
     reason = trial.user_attrs.get(REASON, "")
     state = reason if state_name(trial) in ("pruned", "diverged") else state_name(trial)
     seconds = trial.user_attrs.get(SECONDS, 0.0)
-    return f"trial {number} ended: {values}  {metric} {show_value(trial.value, metric)}  {seconds:.0f} s  {state}"
+    return f"trial {number} ended: {values}  {metric} {show_value(metric_of(trial), metric)}  {seconds:.0f} s  {state}"
 
 
 def trial_rows(study: optuna.Study, metric: str) -> list[dict[str, Any]]:
@@ -58,7 +63,7 @@ def trial_rows(study: optuna.Study, metric: str) -> list[dict[str, Any]]:
         {
             "trial": number,
             "state": state_name(trial),
-            metric: trial.value,
+            metric: metric_of(trial),
             **{key: trial.params.get(key) for key in keys},
             "epochs": trial.user_attrs.get(EPOCHS, 0),
             "seconds": round(trial.user_attrs.get(SECONDS, 0.0), 1),

@@ -28,6 +28,7 @@ METRICS = (  # the numbers of asr.train.epoch_record
 )
 # Attributes of a trial in Optuna's storage.
 EPOCHS, SECONDS, REASON, RUN_ID, BASELINE = "epochs", "seconds", "reason", "mlflow_run", "baseline"
+LAST_VALUE = "last_value"  # the metric in the last epoch; what Optuna calls a pruned trial's value is that of pruned_by
 
 
 def train_command(job: Job, settings: Mapping[str, Any]) -> str:
@@ -55,7 +56,7 @@ def train_trial(trial: optuna.Trial, number: int, config: DictConfig, job: Job, 
     plain: dict[str, Any] = OmegaConf.to_container(training, resolve=True)  # type: ignore[assignment]
     state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
     restore(state, directory, plain, job)
-    reports = Reports(trial, config.study.metric, training.monitor, training.epochs)
+    reports = Reports(trial, config.study.pruned_by, (config.study.metric, f"dev_{training.monitor}"), training.epochs)
     tags = {"kind": "trial", "trial": number, "mlflow.parentRunId": parent}
     with open_tracked(session, training, job, plain, directory, **tags) as tracked:
         trial.set_user_attr(RUN_ID, tracked.run_id)
@@ -71,6 +72,7 @@ def train_trial(trial: optuna.Trial, number: int, config: DictConfig, job: Job, 
         finally:
             trial.set_user_attr(RUN_ID, tracked.run_id)  # again: MLflow may have answered later only
             trial.set_user_attr(EPOCHS, state.epoch)
+            trial.set_user_attr(LAST_VALUE, state.history[-1][config.study.metric] if state.history else None)
             trial.set_user_attr(SECONDS, sum(r["train_wall_seconds"] + r["dev_wall_seconds"] for r in state.history))
 
 
@@ -95,27 +97,31 @@ def objective(history: Sequence[Mapping[str, Any]], metric: str, monitor: str) -
 
 
 class Reports:
-    """Tells Optuna of every finished epoch once, and asks it whether to go on."""
+    """Tells Optuna of every finished epoch once, and asks it whether to go on.
 
-    def __init__(self, trial: optuna.Trial, metric: str, monitor: str, epochs: int) -> None:
-        self.trial, self.metric, self.monitor, self.epochs = trial, metric, monitor, epochs
+    key:    the number that the pruner compares
+    finite: those that must be finite besides
+    """
+
+    def __init__(self, trial: optuna.Trial, key: str, finite: Sequence[str], epochs: int) -> None:
+        self.trial, self.key, self.finite, self.epochs = trial, key, finite, epochs
 
     def catch_up(self, history: Sequence[Mapping[str, Any]]) -> None:
         """The epochs of an earlier start, in order; only of the last is it unknown whether the pruner was asked."""
         for record in history:
-            self.trial.report(record[self.metric], record["epoch"])
+            self.trial.report(record[self.key], record["epoch"])
         if history:
             self.judge(history[-1])
 
     def after_epoch(self, state: TrainState) -> None:
         """For asr.train.train."""
         record = state.history[-1]
-        self.trial.report(record[self.metric], record["epoch"])
+        self.trial.report(record[self.key], record["epoch"])
         self.judge(record)
 
     def judge(self, record: Mapping[str, Any]) -> None:
         """Raises what ends the trial. One that has done all its epochs is never pruned, nor is the baseline."""
-        for key in (self.metric, f"dev_{self.monitor}"):
+        for key in (self.key, *self.finite):
             if not math.isfinite(record[key]):
                 raise DivergedError(f"{key} is {record[key]}")
         prunable = record["epoch"] < self.epochs and BASELINE not in self.trial.user_attrs
