@@ -48,6 +48,10 @@ class ParentRun(Callback):
             log.warning("MLflow did not answer in time: the runs of %s stand beside it there, not under it", name)
         atexit.register(self.run.finish, "FAILED")  # unless on_multirun_end, which Hydra calls after success only
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: launchers pickle it for the jobs' processes, to which the run does not belong."""
+        return {}
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         if not config.dry_run:
             self.run.finish()

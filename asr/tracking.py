@@ -152,11 +152,11 @@ class Sender:
         from mlflow.entities import Param, RunTag
 
         if not self.cursor.run_id:
-            mine = {JOURNAL_TAG: event["id"]}
-            found = self._client.search_runs([self._experiment_id], f"tags.`{JOURNAL_TAG}` = '{event['id']}'")
-            run = found[0] if found else self._client.create_run(
-                self._experiment_id, event["time"], mine, event["name"])  # fmt: skip
-            self.cursor.run_id = run.info.run_id
+            runs = self._client.search_runs([self._experiment_id], f"tags.`{JOURNAL_TAG}` = '{event['id']}'")
+            if not runs:
+                mine = {JOURNAL_TAG: event["id"]}
+                runs = [self._client.create_run(self._experiment_id, event["time"], mine, event["name"])]
+            self.cursor.run_id = runs[0].info.run_id
         self._client.update_run(self.cursor.run_id, status="RUNNING")
         self._log("params", [Param(key, value) for key, value in event["params"].items()])
         self._log("tags", [RunTag(key, value) for key, value in event["tags"].items()])

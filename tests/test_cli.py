@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 
 from asr import evaluate, prepare, train
 from asr.cli import run_name
+from asr.journal import read
 
 ENTRY_POINTS = {"train": train.main, "evaluate": evaluate.main, "prepare": prepare.command}
 
@@ -113,6 +114,20 @@ def test_a_multirun_gives_each_run_its_directory_and_all_one_experiment(command,
 
     assert command("train", "-m", "seed=1,2", *overrides)[0] == 0  # the same sweep again: nothing is new
     assert len(client.search_runs([parent.info.experiment_id])) == 3
+
+
+def test_a_sweep_whose_mlflow_is_away_trains_all_the_same(command, corpus, tmp_path):
+    away = "tracking.uri=http://127.0.0.1:9"
+    code, printed = command(
+        "train", "-m", "seed=1", away, f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=1"
+    )
+    assert code == 0, printed.err
+    (results,) = (tmp_path / "outputs" / "runs").glob("*/results.json")
+    journal = [entry.event for entry in read(results.with_name("journal.jsonl"))]
+    assert "mlflow.parentRunId" not in journal[0]["tags"]
+    assert journal[-1]["status"] == "FINISHED"
+    assert "not under it" in printed.out
+    assert len(list((tmp_path / "outputs" / "sweeps").glob("*/journal.jsonl"))) == 1, "it is sent later, too"
 
 
 def test_the_writeups_sweep_runs_all_four_in_order(command, corpus, tmp_path):
