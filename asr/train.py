@@ -22,6 +22,7 @@ from asr.errors import InputError
 from asr.fit import fit
 from asr.guard import Guard
 from asr.interrupt import Interrupted, deferred
+from asr.journal import JOURNAL, Journal
 from asr.loop import DivergedError
 from asr.metrics import ErrorRates
 from asr.pictures import learning_curves
@@ -68,7 +69,9 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
 
 
 def set_aside(directory: Path) -> None:
-    """Renames what an earlier run left to NAME.old-1, NAME.old-2, ..."""
+    """Renames what an earlier run left to NAME.old-1, NAME.old-2, ...; BusyError if it is being trained just now."""
+    if (directory / JOURNAL).exists():
+        Journal(directory).close()
     if directory.is_dir() and any(directory.iterdir()):
         names = (directory.with_name(f"{directory.name}.old-{number}") for number in count(1))
         directory.rename(next(name for name in names if not name.exists()))

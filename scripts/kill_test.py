@@ -64,6 +64,8 @@ def main() -> int:
     found = list(differences(FOLDER / "whole", FOLDER / "killed"))
     for difference in found:
         print(f"DIFFERS: {difference}")
+    if not found:
+        print("nothing differs, bit for bit")
     return 1 if code or found else 0
 
 

@@ -1,6 +1,7 @@
 """Whole runs on a small corpus: what they write, that they learn, that they go on, and that scores are repeated."""
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from asr.build import build_session
 from asr.cli import Job
 from asr.errors import InputError
 from asr.index import index_part
+from asr.journal import Journal
 from asr.train import run
 
 CHOICES = {
@@ -134,6 +136,14 @@ def test_fresh_starts_over_and_keeps_the_old(config, tmp_path):
     run(config("epochs=1", "steps_per_epoch=1", "fresh=true"), job())
     assert (tmp_path / "run.old-1" / "best.pt").read_bytes() == old
     assert checkpoint.load(tmp_path / "run" / "last.pt").progress["step"] == 1
+
+
+def test_fresh_leaves_a_run_alone_that_is_being_trained(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(Journal.__init__, "__defaults__", (0.1,))  # it waits for loader processes that outlive a kill
+    settings = config("epochs=1", "steps_per_epoch=1", "fresh=true")
+    with closing(Journal(tmp_path / "run")), pytest.raises(InputError, match="is being trained by another process"):
+        run(settings, job())
+    assert not (tmp_path / "run.old-1").exists()
 
 
 def test_init_from_takes_the_weights_and_nothing_else(trained, config, tmp_path):
