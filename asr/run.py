@@ -23,6 +23,7 @@ from asr.settings import flatten
 log = logging.getLogger(__name__)
 PARAM_CHARACTERS = 6000  # MLflow's limit
 PATIENCE_SECONDS = 30.0  # for MLflow, at a run's start and at its end
+INTERRUPTED_SECONDS = 5.0  # at the end of one that was asked to stop: Slurm soon kills what does not
 TABLES_TAG = "mlflow.loggedArtifacts"  # the files that MLflow's UI shows as tables
 
 
@@ -123,8 +124,10 @@ class Run:
         """Waits until the start is sent or could not be sent, or for PATIENCE_SECONDS."""
         self._tried_once.wait(PATIENCE_SECONDS)
 
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
-        """Ends the run; waits PATIENCE_SECONDS at most until all is sent, and says what is not."""
+    def finish(
+        self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED", patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        """Ends the run; waits so long at most until all is sent, and says what is not."""
         if not self._open:
             return
         self._open = False
@@ -133,14 +136,14 @@ class Run:
                 self.monitor.finish()
             self._journal.append("end", status=status)
             self._ending.set()
-            self._thread.join(PATIENCE_SECONDS)
+            self._thread.join(patience_seconds)
             self._abandoned.set()
-            self._tell_what_is_missing()
+            self._tell_what_is_missing(patience_seconds)
 
-    def _tell_what_is_missing(self) -> None:
+    def _tell_what_is_missing(self, waited_seconds: float) -> None:
         name, directory = self._journal.start["name"], self._journal.directory
         if pending := self._cursor.pending(directory):
-            trouble = self._trouble or f"not done in {PATIENCE_SECONDS:.0f} s"
+            trouble = self._trouble or f"not done in {waited_seconds:.0f} s"
             command = shlex.join(["python", "-m", "asr.sync", f"runs={os.path.relpath(directory)}"])
             way_out = f"they are kept, and sent by: {command}" if self._kept else "they are lost"
             log.error("%s: %d events of run %s have not reached MLflow; %s", trouble, pending, name, way_out)
@@ -151,7 +154,10 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.finish("FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+        if kind and issubclass(kind, KeyboardInterrupt):
+            self.finish("KILLED", INTERRUPTED_SECONDS)
+        else:
+            self.finish("FAILED" if kind else "FINISHED")
 
     def _send_until_end(self) -> None:
         while True:

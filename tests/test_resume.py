@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -159,6 +160,7 @@ def test_a_signal_finishes_the_batch_saves_and_ends_the_process(folder, corpus, 
 
     def signal_at_count(*arguments, **settings):
         if next(calls) == count:
+            (folder / f"{name}.time").write_text(str(time.monotonic()))
             os.kill(os.getpid(), number)
         return real(*arguments, **settings)
 
@@ -173,6 +175,7 @@ def test_a_signal_finishes_the_batch_saves_and_ends_the_process(folder, corpus, 
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, signal_at_count)
         assert forked(command) == code
+    assert time.monotonic() - float((folder / f"{name}.time").read_text()) < 10
     saved = checkpoint.load(folder / name / "last.pt").progress
     assert (saved["epoch"], saved["step"]) == {"step": (1, STEPS + 2), "evaluation": (1, 2 * STEPS)}[place]
     assert status(folder, name) == "KILLED"

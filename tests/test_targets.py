@@ -55,8 +55,10 @@ def test_anything_else_is_refused_by_name(target):
 
 def test_evaluate_refuses_a_hostile_checkpoint_and_runs_nothing(config, tmp_path):
     hostile = {"model": {"_target_": "os.system", "command": f"touch {tmp_path / 'ran'}"}, "features": {"n_mels": 8}}
-    saved = checkpoint.Checkpoint(hostile, {}, {}, {}, {}, [], None, torch.get_rng_state())
-    checkpoint.save(saved, tmp_path / "hostile.pt")
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    state = checkpoint.TrainState(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
+    checkpoint.save(state.to_checkpoint(hostile), tmp_path / "hostile.pt")
     with pytest.raises(InputError, match=r"hostile\.pt: its config builds 'os\.system'"):
         evaluate.run(config(f"checkpoint={tmp_path / 'hostile.pt'}", name="evaluate", small=False))
     assert not (tmp_path / "ran").exists()
