@@ -219,6 +219,8 @@ def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory
         batch_size=None,
         sampler=sampler,  # type: ignore[arg-type]
         num_workers=workers,
+        # Named, since in joblib's processes the default is one that torch cannot use.
+        multiprocessing_context="fork" if workers else None,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else it draws from the global one, which dropout uses
         worker_init_fn=partial(_leave_signals_to_main, os.getpid()),

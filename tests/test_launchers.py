@@ -13,7 +13,7 @@ from asr import train
 def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch):
     """They start at once on a database that does not exist yet, and find their parent though they are processes."""
     monkeypatch.chdir(tmp_path)
-    overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=2", f"launcher={launcher}"]
+    overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=2", "workers=1", f"launcher={launcher}"]
     monkeypatch.setattr(sys, "argv", ["asr.train", "-m", "seed=1,2", *overrides])
     train.main()
     assert len(list((tmp_path / "outputs" / "runs").glob("*/results.json"))) == 2

@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 from asr import checkpoint, cli, search, train
 from asr.cli import Job
 from asr.errors import InputError
+from asr.searching import range_test, space, study, trial, worker
 from asr.searching import report as study_report
-from asr.searching import space, study, trial, worker
 
 QUICK = [o for o in SMALL if not o.startswith("optimizer.lr")] + ["epochs=2", "steps_per_epoch=6"]
 STUDY = ["study.name=tried", "study.metric=dev_loss", "study.pruner=none", "study.baseline=false"]
@@ -457,7 +457,16 @@ def test_the_range_test_suggests_a_rate_and_draws_the_curve(corpus, tmp_path, mo
     assert {"lr_range.png", "lr_range.tsv"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
     printed = capsys.readouterr().out
     assert "Smith 2015" in printed
-    assert f"optimizer.lr={float(f'{steepest:.2g}')}" in printed
+    suggested = range_test.suggestion(range_test.Curve([], None), steepest)
+    if diverged := run.data.tags.get("lr_range.diverged_at"):
+        suggested = float(diverged) / 10
+    assert f"optimizer.lr={float(f'{suggested:.2g}')}" in printed
+
+
+def test_a_tenth_of_the_rate_that_breaks_the_loss_is_suggested_before_the_steepest_descent():
+    assert range_test.suggestion(range_test.Curve([], 0.5), 1e-4) == 0.05
+    assert range_test.suggestion(range_test.Curve([], None), 1e-4) == 1e-4
+    assert range_test.suggestion(range_test.Curve([], None), None) is None
 
 
 def test_cyclic_is_searched_in_the_published_proportion(corpus, tmp_path):

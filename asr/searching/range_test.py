@@ -88,9 +88,9 @@ def run_range_test(config: DictConfig, job: Job, space: Space) -> None:
         for key, rate in (("steepest", steepest), ("diverged_at", curve.diverged_at)):
             if rate is not None:
                 tracked.set_tag(f"lr_range.{key}", rate)
-    print_suggestion(curve, steepest, low, high)
-    if steepest is not None:
-        settings = trial_settings(config, space, {"optimizer.lr": float(f"{steepest:.2g}")})
+    print_suggestion(curve, steepest, high)
+    if (rate := suggestion(curve, steepest)) is not None:
+        settings = trial_settings(config, space, {"optimizer.lr": float(f"{rate:.2g}")})
         console.print(f"Train with it:\n{train_command(job, settings)}", soft_wrap=True)
     print_whereabouts(directory, tracking.uri)
 
@@ -151,6 +151,14 @@ def steepest_descent(points: list[Point]) -> float | None:
     return points[best].learning_rate if slopes[best] < 0 else None
 
 
+def suggestion(curve: Curve, steepest: float | None) -> float | None:
+    """The highest rate to train with: a tenth of that where the loss breaks out; else that of the steepest descent.
+
+    With CTC the steepest descent is the fall onto the plateau of blanks, for which rates do that are far too low later.
+    """
+    return curve.diverged_at / 10 if curve.diverged_at else steepest
+
+
 def write_curve(curve: Curve, steepest: float | None, directory: Path) -> list[Path]:
     """lr_range.tsv and lr_range.png."""
     table = write_table([point._asdict() for point in curve.points], directory / "lr_range.tsv")
@@ -178,17 +186,18 @@ def draw(curve: Curve, steepest: float | None) -> Figure:
     return figure
 
 
-def print_suggestion(curve: Curve, steepest: float | None, low: float, high: float) -> None:
+def print_suggestion(curve: Curve, steepest: float | None, high: float) -> None:
     """What the curve says, with the rules it was read by."""
-    diverged = curve.diverged_at
-    end = f"diverged at {diverged:.2g}; a tenth of that: {diverged / 10:.2g}" if diverged else f"not up to {high:g}"
-    suggestion = "none: the loss falls nowhere; try another low and high, or more steps"
-    if steepest is not None:
-        suggestion = f"{steepest:.2g} as the highest rate: the smoothed loss falls fastest there"
+    told = "none: the loss falls nowhere; try another low and high, or more steps"
+    if curve.diverged_at:
+        told = f"{curve.diverged_at / 10:.2g} as the highest rate: a tenth of that where the loss breaks out"
+    elif steepest is not None:
+        told = f"{steepest:.2g} as the highest rate: the smoothed loss falls fastest there"
     print_facts(
         {
-            "suggestion": suggestion,
-            "divergence": end,
+            "suggestion": told,
+            "breaks out": f"at {curve.diverged_at:.2g}" if curve.diverged_at else f"not up to {high:g}",
+            "falls fastest": f"at {steepest:.2g}; with CTC that is the fall onto blanks" if steepest else "nowhere",
             "source": "Smith 2015, Cyclical Learning Rates, section 3.3: the range from where the loss begins to fall "
             "to where it gets ragged; steepest descent and a tenth of the divergence point are the usual readings",
         }
