@@ -225,10 +225,22 @@ def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory
         generator=torch.Generator(),  # else it draws from the global one, which dropout uses
         worker_init_fn=partial(_leave_signals_to_main, os.getpid()),
     )
-    for item in loader:
+    with _signals_held_back():  # a worker is born with this, so that none reaches it before it is ready for them
+        items = iter(loader)
+    for item in items:
         if isinstance(item, InputError):
             raise item
         yield item
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """SIGINT and SIGTERM come when it is over."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_signals_to_main(main: int, worker_id: int) -> None:
@@ -237,8 +249,8 @@ def _leave_signals_to_main(main: int, worker_id: int) -> None:
     A worker ends by a SIGTERM of the main process itself, which Python and PyTorch send at their end, or without it.
     main: its process id; a worker that asked for its parent could be too late
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # an ignored one could not be asked who sent it
+    # Blocked, not ignored: an ignored SIGTERM could not be asked who sent it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     threading.Thread(target=_obey_main, args=[main], daemon=True).start()
 
 
