@@ -1,10 +1,14 @@
-"""The one exception that an entry point shows as a paragraph, and what such a paragraph says of others."""
+"""The exception that an entry point shows as a paragraph, and what such a paragraph says of others."""
 
 import re
 
 
 class InputError(Exception):
     """What the user gave cannot work. The message names the value, the rule and the way out, in one paragraph."""
+
+
+class DivergedError(InputError):
+    """Losses, gradients or scores are not finite."""
 
 
 def first_line(error: object) -> str:

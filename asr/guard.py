@@ -10,8 +10,8 @@ from asr.artifacts import write_json
 from asr.checkpoint import TrainState
 from asr.console import console
 from asr.dataset import Batch
-from asr.errors import InputError
-from asr.loop import DivergedError, StepMetrics
+from asr.errors import DivergedError, InputError
+from asr.loop import StepMetrics
 
 STATES_KEPT = 3  # of steps that were not finite: a checkpoint each
 

@@ -18,7 +18,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from asr.checkpoint import EpochTotals
 from asr.dataset import Batch
 from asr.decode import greedy
-from asr.errors import InputError
 from asr.loss import alignable, ctc_losses
 from asr.memory import EVALUATION_SETTINGS, out_of_memory_explained
 from asr.metrics import ErrorRates, Scored, score
@@ -28,10 +27,6 @@ from asr.text import Alphabet
 
 # If the first step of all updates nothing, the schedule is stepped before the optimizer, as it must be here.
 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-
-
-class DivergedError(InputError):
-    """Losses, gradients or scores are not finite."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from asr.checkpoint import TrainState
 from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point, remove_if_empty
 from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
 from asr.dataset import Batch, Position, evaluation_batches, training_batches
-from asr.errors import InputError
+from asr.errors import DivergedError, InputError
 from asr.fit import fit
 from asr.guard import Guard
 from asr.interrupt import Interrupted, deferred
 from asr.journal import JOURNAL, Journal
-from asr.loop import DivergedError
 from asr.metrics import ErrorRates
 from asr.pictures import learning_curves
 from asr.plan import plan_facts, plan_parts, plan_record

@@ -7,7 +7,6 @@ It exits with 1 if any tensor, score or logged point differs. Times are the only
 """
 
 import argparse
-import json
 import math
 import random
 import shutil
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 
 from asr import checkpoint
-from asr.journal import JOURNAL
+from asr.journal import JOURNAL, read
 
 FOLDER = Path("outputs/kill_test")
 SETTINGS = ("experiment=quickstart", "model.conv_channels=4", "model.gru_layers=2", "model.gru_size=64", "epochs=3",
@@ -88,14 +87,8 @@ def last_step(journal: Path) -> int:
 
 
 def events(journal: Path) -> Iterator[dict[str, Any]]:
-    """Its points; a last line may be cut off."""
-    for line in journal.read_text().splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if event["kind"] == "metrics":
-            yield event
+    """Those that hold points."""
+    return (entry.event for entry in read(journal) if entry.event["kind"] == "metrics")
 
 
 def differences(one: Path, other: Path) -> Iterator[str]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hydra import compose, initialize_config_dir
 
 from asr import cli
@@ -84,6 +85,27 @@ def compose_small(corpus, folder, *overrides, name="train", small=True):
         common.append(f"tracking.uri=sqlite:///{folder / 'mlflow.db'}")
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         return compose(name, overrides=[*common, *(SMALL if small else []), *overrides])
+
+
+def forked(action: Callable[[], object]) -> int:
+    """The id of a process that does it: one of its own, without the seconds that imports take."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            torch.set_num_threads(1)
+            action()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            os._exit(code)
+    return child
+
+
+def exit_code(child: int) -> int:
+    """Of a process that was forked, when it has ended; minus the signal's number if that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from asr import checkpoint, loop, train
 from asr.build import build_session
 from asr.cli import Job
 from asr.dataset import Position, Unreadable, training_batches
+from asr.errors import DivergedError, InputError
 from asr.guard import Guard
-from asr.loop import DivergedError, train_step
+from asr.loop import train_step
 
 JOB = Job("guarded", {}, [], "python -m asr.train")
 
@@ -99,9 +100,8 @@ def test_unreadable_utterances_are_told_once_and_too_many_end_the_run(config, tm
         Guard(tmp_path, settings, utterances=100).check(state, one, metrics)  # anew, as after a stop
     told = capsys.readouterr().out
     assert (told.count("a: gone"), told.count("b: gone")) == (1, 1)
-    with pytest.raises(
-        Exception, match=r"3 of 100 training utterances.*max_unreadable_share=0.02.*unreadable.jsonl.*c: gone"
-    ):
+    too_many = r"3 of 100 training utterances.*max_unreadable_share=0.02.*unreadable.jsonl.*c: gone"
+    with pytest.raises(InputError, match=too_many):
         Guard(tmp_path, settings, utterances=100).check(state, lost[3], metrics)
     lines = [json.loads(line) for line in (tmp_path / "unreadable.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == ["a", "b", "c"]

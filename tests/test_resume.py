@@ -12,12 +12,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 import torch
-from conftest import compose_small
+from conftest import compose_small, exit_code, forked
 
 from asr import checkpoint, cli, loop, train
 from asr.cli import Job
@@ -34,22 +33,6 @@ def train_in(folder, corpus, name, *overrides):
     """A run in folder/name, which logs to the database of all these runs."""
     config = compose_small(corpus, folder, *TRAINED, f"output_dir={folder / name}", *overrides)
     return train.run(config, Job(name, {}, [], "python -m asr.train ..."))
-
-
-def forked(action: Callable[[], object]) -> int:
-    """The exit code of a process of its own, without the seconds that imports take."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            torch.set_num_threads(1)
-            action()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def timeless(record):
@@ -144,7 +127,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(folder, corpus, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, kill_at_count)
-        assert forked(lambda: train_in(folder, corpus, name, EVERY_STEP)) == -signal.SIGKILL
+        assert exit_code(forked(lambda: train_in(folder, corpus, name, EVERY_STEP))) == -signal.SIGKILL
     train_in(folder, corpus, name, EVERY_STEP)
     assert_same_run(folder, "whole", name)
 
@@ -174,7 +157,7 @@ def test_a_signal_finishes_the_batch_saves_and_ends_the_process(folder, corpus, 
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, signal_at_count)
-        assert forked(command) == code
+        assert exit_code(forked(command)) == code
     assert time.monotonic() - float((folder / f"{name}.time").read_text()) < 10
     saved = checkpoint.load(folder / name / "last.pt").progress
     assert (saved["epoch"], saved["step"]) == {"step": (1, STEPS + 2), "evaluation": (1, 2 * STEPS)}[place]

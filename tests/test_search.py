@@ -14,8 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-import torch
-from conftest import SMALL
+from conftest import SMALL, exit_code, forked
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from mlflow import MlflowClient
@@ -247,23 +246,6 @@ def test_a_study_without_a_complete_trial_says_so(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "No plot of param_importances: it needs 2 complete trials, there are 0" in printed
     assert "No trial was complete" in printed
-
-
-def forked(action):
-    """The id of a process that does it: one of its own, without the seconds that imports take."""
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)
-        try:
-            action()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return child
-
-
-def exit_code(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(corpus, tmp_path, monkeypatch, capsys, no_plots):

@@ -13,7 +13,8 @@ from asr.build import build_session
 from asr.checkpoint import TrainState
 from asr.cli import Job
 from asr.console import console
-from asr.loop import DivergedError, EpochSummary, Evaluation
+from asr.errors import DivergedError
+from asr.loop import EpochSummary, Evaluation
 from asr.searching.space import Space, show_setting, train_overrides, trial_settings, with_settings
 from asr.tracking import Run
 from asr.train import open_tracked, restore, train
