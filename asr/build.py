@@ -22,6 +22,7 @@ from asr.dataset import UtteranceDataset, evaluation_batches, training_sampler
 from asr.errors import InputError, first_line
 from asr.features import LogMel
 from asr.loop import Compute, Evaluation, evaluate
+from asr.memory import keep_freed_memory
 from asr.model import DeepSpeech2
 from asr.settings import POSITIVE, SHARE, WHOLE_FROM_0, WHOLE_FROM_1, WHOLE_FROM_2, Rules, check, one_of
 from asr.text import Alphabet, frames_needed
@@ -112,6 +113,8 @@ def build_compute(device: str, precision: str) -> Compute:
         raise InputError(
             f"device={device}: torch cannot use it ({first_line(error)}); device=cpu always works"
         ) from error
+    if resolved.type == "cpu":
+        keep_freed_memory()
     return Compute(resolved, bf16=precision == "bf16" or (precision == "auto" and resolved.type == "cuda"))
 
 

@@ -1,10 +1,7 @@
 """Deep Speech 2: convolutions over the spectrogram, bidirectional GRUs over time, log-probabilities for CTC.
 
-Two choices make it several times faster on a CPU than the published code, with the same results:
-- pictures are laid out (batch, channel, frequency, time), so that the long side of the 41 x 11 kernels lies along
-  frequency, where oneDNN is fast;
-- the backward direction of a GRU is a forward one over utterances that were reversed by their own lengths. That keeps
-  padding out of it without packed sequences, whose backward pass is slow on a CPU.
+Pictures are laid out (batch, channel, frequency, time), so that the long side of the 41 x 11 kernels lies along
+frequency, where oneDNN is fast on a CPU.
 """
 
 from collections.abc import Sequence
@@ -15,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.errors import InputError
+from asr.gru import BidirectionalGRU, reversal
 
 Frames = TypeVar("Frames", int, Tensor)
 
@@ -59,49 +57,6 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.running_var.dtype), momentum)
         self.num_batches_tracked.add_(1)
-
-
-class _Permute(torch.autograd.Function):
-    """Rows of a matrix reordered by an index that is its own inverse: the gradient is the same reordering.
-
-    (index_select alone would do; its gradient adds row by row, which is slow on a CPU.)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        return rows.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        return grads[0].index_select(0, index), None
-
-
-def reversal(lengths: Tensor, steps: int) -> Tensor:
-    """The index that reverses each utterance of a (T, B) batch within its length and leaves padding where it is.
-
-    lengths: (B,); steps: T; returns (T * B,) positions in the flattened batch; it is its own inverse
-    """
-    time = torch.arange(steps, device=lengths.device)[:, None]
-    reversed_time = torch.where(time < lengths, lengths - 1 - time, time)
-    return (reversed_time * len(lengths) + torch.arange(len(lengths), device=lengths.device)).flatten()
-
-
-class BidirectionalGRU(nn.Module):
-    """One bidirectional GRU layer over a padded batch; an utterance's output depends on its own frames alone."""
-
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.ahead = nn.GRU(input_size, hidden_size)
-        self.back = nn.GRU(input_size, hidden_size)
-
-    def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        """x: (T, B, I); index: of `reversal`; returns (T, B, 2 H), anything beyond an utterance's length."""
-        ahead, _ = self.ahead(x)
-        back, _ = self.back(_Permute.apply(x.flatten(0, 1), index).view_as(x))
-        back = _Permute.apply(back.flatten(0, 1), index).view_as(ahead)
-        return torch.cat((ahead, back), 2)
 
 
 class DeepSpeech2(nn.Module):

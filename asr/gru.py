@@ -1,0 +1,137 @@
+"""Bidirectional GRUs over padded batches, several times faster on a CPU than packed ones, with the same results.
+
+- The backward direction is a forward one over utterances that were reversed by their own lengths. That keeps padding
+  out of it without packed sequences, whose backward pass is slow on a CPU.
+- The derivative is written out, which lets the weights' gradients be one large product after the last step instead of
+  a small one at every step, and each step's product runs in oneDNN, over weights that are laid out for it once. On
+  other devices than the CPU it is torch's GRU; on CUDA, cuDNN's.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class BidirectionalGRU(nn.Module):
+    """One bidirectional GRU layer over a padded batch; an utterance's output depends on its own frames alone."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.ahead = GRU(input_size, hidden_size)
+        self.back = GRU(input_size, hidden_size)
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        """x: (T, B, I); index: of `reversal`; returns (T, B, 2 H), anything beyond an utterance's length."""
+        ahead = self.ahead(x)
+        back = self.back(_Permute.apply(x.flatten(0, 1), index).view_as(x))
+        back = _Permute.apply(back.flatten(0, 1), index).view_as(ahead)
+        return torch.cat((ahead, back), 2)
+
+
+def reversal(lengths: Tensor, steps: int) -> Tensor:
+    """The index that reverses each utterance of a (T, B) batch within its length and leaves padding where it is.
+
+    lengths: (B,); steps: T; returns (T * B,) positions in the flattened batch; it is its own inverse
+    """
+    time = torch.arange(steps, device=lengths.device)[:, None]
+    reversed_time = torch.where(time < lengths, lengths - 1 - time, time)
+    return (reversed_time * len(lengths) + torch.arange(len(lengths), device=lengths.device)).flatten()
+
+
+class GRU(nn.GRU):
+    """One layer in one direction; weights, names and results are those of nn.GRU."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """x: (T, B, I); returns (T, B, H)."""
+        if x.device.type != "cpu":
+            return super().forward(x)[0]
+        return _Recurrence.apply(x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
+
+
+class _Permute(torch.autograd.Function):
+    """Rows of a matrix reordered by an index that is its own inverse: the gradient is the same reordering.
+
+    (index_select alone would do; its gradient adds row by row, which is slow on a CPU.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return grads[0].index_select(0, index), None
+
+
+class _Recurrence(torch.autograd.Function):
+    """h' = (1 - z) n + z h with z, r = sigmoid(x W + b + h U + c) and n = tanh(x W + b + r (h U + c)).
+
+    source: torch.nn.GRU; Cho et al. 2014
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(ctx: Any, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
+        """x: (T, B, I), weights as in nn.GRU with the rows r, z, n; returns (T, B, H)."""
+        steps, batch, _ = x.shape
+        size = w_hh.shape[1]
+        gates = matmul(w_ih, b_ih)(x.flatten(0, 1)).view(steps, batch, 3 * size)
+        states = x.new_zeros(steps + 1, batch, size)
+        recurrent = x.new_empty(steps, batch, size)  # h U + c of n
+        product = matmul(w_hh, b_hh)
+        r, z, n = gates.split(size, 2)
+        each_step = zip(gates[..., : 2 * size], r, z, n, recurrent, states[:-1], states[1:], strict=True)
+        for rz_t, r_t, z_t, n_t, recurrent_t, h, h_next in each_step:
+            from_h = product(h)
+            rz_t.add_(from_h[:, : 2 * size]).sigmoid_()
+            recurrent_t.copy_(from_h[:, 2 * size :])
+            n_t.addcmul_(r_t, recurrent_t).tanh_()
+            torch.lerp(n_t, h, z_t, out=h_next)
+        ctx.save_for_backward(x, w_ih, w_hh, gates, recurrent, states)
+        return states[1:]
+
+    @staticmethod
+    @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """All gradients of a step are its dh times a factor that is known beforehand, for all steps at once."""
+        x, w_ih, w_hh, gates, recurrent, states = ctx.saved_tensors
+        steps, batch, size = recurrent.shape
+        r, z, n = gates.split(size, 2)
+        to_n = (1 - n.square()).mul_(1 - z)
+        to_gates = torch.stack((to_n * recurrent * (r * (1 - r)), (states[:-1] - n) * (z * (1 - z)), to_n * r), 2)
+        dh = torch.zeros_like(states[0])
+        product = matmul(w_hh.t())
+        each_step = zip(grads[0].float(), to_gates, to_n, z, strict=True)
+        for grad_t, to_gates_t, to_n_t, z_t in reversed(list(each_step)):
+            dh.add_(grad_t)
+            to_n_t.mul_(dh)
+            to_gates_t.mul_(dh[:, None])
+            dh.mul_(z_t).add_(product(to_gates_t.flatten(1)))
+        d_hidden = to_gates.view(steps * batch, 3 * size)
+        dw_hh, db_hh = d_hidden.t() @ states[:-1].flatten(0, 1), d_hidden.sum(0)
+        to_gates[:, :, 2] = to_n  # n is the one gate where the input's share is not the state's, which is times r
+        dw_ih, db_ih = d_hidden.t() @ x.flatten(0, 1), d_hidden.sum(0)
+        dx = matmul(w_ih.t())(d_hidden).view_as(x) if ctx.needs_input_grad[0] else None
+        return dx, dw_ih, dw_hh, db_ih, db_hh
+
+
+def matmul(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    """rows (R, K) -> rows @ weight.T + bias, for a weight (N, K) that many rows are multiplied with.
+
+    oneDNN multiplies by it faster than torch's BLAS, where torch has it: on AMD about 1.4 times for many rows and twice
+    for few.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return lambda rows: F.linear(rows, weight, bias)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+    return lambda rows: torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
