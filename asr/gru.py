@@ -102,7 +102,7 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """All gradients of a step are its dh times a factor that is known beforehand, for all steps at once."""
         x, w_ih, w_hh, gates, recurrent, states = ctx.saved_tensors
         steps, batch, size = recurrent.shape
