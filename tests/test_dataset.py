@@ -3,17 +3,18 @@
 from collections import Counter
 from itertools import islice
 
+import audiomentations
 import numpy as np
 import pytest
+import scipy.stats
 import soundfile
 import torch
-from audiomentations import AddGaussianNoise
 from lhotse import CutSet, Recording, SupervisionSegment
 from lhotse.cut import MonoCut
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 
 from asr.audio import load_audio
-from asr.augment import Augment, Sometimes, seeded
+from asr.augment import AddGaussianNoise, Augment, Sometimes, seeded
 from asr.dataset import (
     Position,
     UtteranceDataset,
@@ -122,6 +123,19 @@ def test_augmentation_depends_on_seed_pass_and_utterance_alone(cuts):
     assert not torch.equal(features(1, 0), features(1, 0, augment=None))
     plain = Augment()
     assert torch.equal(features(1, 0, augment=plain), features(2, 3, augment=None))
+
+
+@pytest.mark.parametrize("noise", [AddGaussianNoise, audiomentations.AddGaussianNoise])
+def test_noise_is_gaussian_of_the_drawn_amplitude_as_audiomentations_has_it(noise):
+    samples = np.linspace(-1, 1, 100_000, dtype=np.float32)
+    for amplitude in (0.001, 0.5):
+        with seeded("noise"):
+            added = noise(amplitude, amplitude, p=1.0)(samples.copy(), sample_rate=16_000) - samples
+        assert added.dtype == np.float32
+        assert scipy.stats.kstest(added / amplitude, "norm").pvalue > 0.05
+    with seeded("amplitude"):
+        drawn = [np.std(noise(0.001, 0.01, p=1.0)(samples * 0, sample_rate=16_000)) for _ in range(100)]
+    assert scipy.stats.kstest(drawn, scipy.stats.uniform(0.001, 0.009).cdf).pvalue > 0.05
 
 
 def test_seeding_an_utterance_leaves_the_global_generators_alone():

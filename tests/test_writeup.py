@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from audiomentations import AddGaussianNoise, Gain, Shift
+from audiomentations import Gain, Shift
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lhotse import CutSet, MonoCut, SupervisionSegment
@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
 from torchaudio.transforms import FrequencyMasking, MelSpectrogram, TimeMasking
 
 from asr import build, cli
-from asr.augment import Augment, Sometimes
+from asr.augment import AddGaussianNoise, Augment, Sometimes
 from asr.build import Recognizer, build_data, build_optimizer, build_recognizer, make
 from asr.model import DeepSpeech2, count_parameters
 from asr.text import BLANK
