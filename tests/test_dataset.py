@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import audiomentations
 import numpy as np
@@ -11,6 +12,7 @@ import soundfile
 import torch
 from lhotse import CutSet, Recording, SupervisionSegment
 from lhotse.cut import MonoCut
+from omegaconf import OmegaConf
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 
 from asr.audio import load_audio
@@ -108,6 +110,17 @@ def test_batches_of_like_length_hold_no_more_than_their_seconds(cuts):
     sampler = training_sampler(cuts, None, 4.0, buckets=3, seed=5)
     for batch in sampler:
         assert max(cut.duration for cut in batch) * len(batch) <= 4.0
+
+
+def test_batches_of_like_length_hold_at_most_5_percent_padding():
+    """Three hours with LibriSpeech's lengths (most of 12 to 16 s, a tail down to 2 s), and the buckets of conf."""
+    seconds = np.random.default_rng(0).triangular(2, 15.5, 16.5, 1000).tolist()
+    recordings = [Recording(f"u{i}", [], 16000, int(16000 * s), int(16000 * s) / 16000) for i, s in enumerate(seconds)]
+    like_librispeech = CutSet.from_cuts(recording.to_cut() for recording in recordings)
+    buckets = OmegaConf.load(Path(__file__).parents[1] / "conf" / "train.yaml").batch.buckets
+    batches = [[cut.duration for cut in batch] for batch in training_sampler(like_librispeech, None, 320, buckets, 1)]
+    with_padding = sum(len(durations) * max(durations) for durations in batches)
+    assert sum(map(sum, batches)) / with_padding >= 0.95
 
 
 def test_augmentation_depends_on_seed_pass_and_utterance_alone(cuts):
