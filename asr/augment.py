@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+import audiomentations
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,6 +34,15 @@ def seeded(*key: object) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+class AddGaussianNoise(audiomentations.AddGaussianNoise):
+    """The same noise, of the same parameters, drawn by torch: a quarter of the time of numpy's normals in float64."""
+
+    def apply(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
+        """samples: float32; returns as many."""
+        noise = torch.empty(samples.shape).normal_(0, self.parameters["amplitude"]).numpy()
+        return np.add(samples, noise, out=noise)
 
 
 class Sometimes:

@@ -18,7 +18,6 @@ from lhotse.cut import Cut
 from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
 from lhotse.dataset.sampling.base import CutSampler
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr.audio import UnreadableError, load_audio
@@ -140,17 +139,21 @@ def one_thread() -> Iterator[None]:
 
 def collate(position: Position, utterances: list[Utterance], unreadable: list[Unreadable], n_mels: int) -> Batch:
     """Pads utterances, of n_mels mel bins, into a batch."""
-    features = [u.features for u in utterances] or [torch.zeros(0, n_mels)]  # padding needs one tensor at least
-    targets = [u.targets for u in utterances] or [torch.zeros(0, dtype=torch.long)]
-    count = len(utterances)
+    frames = [len(u.features) for u in utterances]
+    symbols = [len(u.targets) for u in utterances]
+    features = torch.zeros(len(utterances), n_mels, max(frames, default=0))
+    targets = torch.zeros(len(utterances), max(symbols, default=0), dtype=torch.long)
+    for row, one in enumerate(utterances):
+        features[row, :, : frames[row]] = one.features.T
+        targets[row, : symbols[row]] = one.targets
     return Batch(
         position,
         [u.id for u in utterances],
         [u.reference for u in utterances],
-        pad_sequence(features, batch_first=True)[:count].transpose(1, 2).contiguous(),
-        torch.tensor([len(f) for f in features[:count]], dtype=torch.long),
-        pad_sequence(targets, batch_first=True)[:count],
-        torch.tensor([len(t) for t in targets[:count]], dtype=torch.long),
+        features,
+        torch.tensor(frames, dtype=torch.long),
+        targets,
+        torch.tensor(symbols, dtype=torch.long),
         sum((u.seconds for u in utterances), 0.0),
         unreadable,
     )

@@ -2,18 +2,21 @@
 
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
+import audiomentations
 import numpy as np
 import pytest
+import scipy.stats
 import soundfile
 import torch
-from audiomentations import AddGaussianNoise
 from lhotse import CutSet, Recording, SupervisionSegment
 from lhotse.cut import MonoCut
+from omegaconf import OmegaConf
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 
 from asr.audio import load_audio
-from asr.augment import Augment, Sometimes, seeded
+from asr.augment import AddGaussianNoise, Augment, Sometimes, seeded
 from asr.dataset import (
     Position,
     UtteranceDataset,
@@ -109,6 +112,17 @@ def test_batches_of_like_length_hold_no_more_than_their_seconds(cuts):
         assert max(cut.duration for cut in batch) * len(batch) <= 4.0
 
 
+def test_batches_of_like_length_hold_at_most_5_percent_padding():
+    """Three hours with LibriSpeech's lengths (most of 12 to 16 s, a tail down to 2 s), and the buckets of conf."""
+    seconds = np.random.default_rng(0).triangular(2, 15.5, 16.5, 1000).tolist()
+    recordings = [Recording(f"u{i}", [], 16000, int(16000 * s), int(16000 * s) / 16000) for i, s in enumerate(seconds)]
+    like_librispeech = CutSet.from_cuts(recording.to_cut() for recording in recordings)
+    buckets = OmegaConf.load(Path(__file__).parents[1] / "conf" / "train.yaml").batch.buckets
+    batches = [[cut.duration for cut in batch] for batch in training_sampler(like_librispeech, None, 320, buckets, 1)]
+    with_padding = sum(len(durations) * max(durations) for durations in batches)
+    assert sum(map(sum, batches)) / with_padding >= 0.95
+
+
 def test_augmentation_depends_on_seed_pass_and_utterance_alone(cuts):
     always = Augment(wave=[AddGaussianNoise(0.001, 0.01, p=1.0)])
     cut = cuts[0]
@@ -122,6 +136,19 @@ def test_augmentation_depends_on_seed_pass_and_utterance_alone(cuts):
     assert not torch.equal(features(1, 0), features(1, 0, augment=None))
     plain = Augment()
     assert torch.equal(features(1, 0, augment=plain), features(2, 3, augment=None))
+
+
+@pytest.mark.parametrize("noise", [AddGaussianNoise, audiomentations.AddGaussianNoise])
+def test_noise_is_gaussian_of_the_drawn_amplitude_as_audiomentations_has_it(noise):
+    samples = np.linspace(-1, 1, 100_000, dtype=np.float32)
+    for amplitude in (0.001, 0.5):
+        with seeded("noise"):
+            added = noise(amplitude, amplitude, p=1.0)(samples.copy(), sample_rate=16_000) - samples
+        assert added.dtype == np.float32
+        assert scipy.stats.kstest(added / amplitude, "norm").pvalue > 0.05
+    with seeded("amplitude"):
+        drawn = [np.std(noise(0.001, 0.01, p=1.0)(samples * 0, sample_rate=16_000)) for _ in range(100)]
+    assert scipy.stats.kstest(drawn, scipy.stats.uniform(0.001, 0.009).cdf).pvalue > 0.05
 
 
 def test_seeding_an_utterance_leaves_the_global_generators_alone():
