@@ -21,14 +21,15 @@ from asr.corpus import Selection, drops, load_cuts, select
 from asr.dataset import UtteranceDataset, evaluation_batches, training_sampler
 from asr.errors import InputError, first_line
 from asr.features import LogMel
-from asr.loop import Compute, Evaluation, evaluate
+from asr.loop import Evaluation, evaluate
 from asr.model import DeepSpeech2
 from asr.settings import POSITIVE, SHARE, WHOLE_FROM_0, WHOLE_FROM_1, WHOLE_FROM_2, Rules, check, one_of
+from asr.step import Compute
 from asr.text import Alphabet, frames_needed
 
 MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
 RULES: Rules = {
-    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? tracking.log_every features.sample_rate "
+    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.accumulate tracking.log_every features.sample_rate "
     "features.n_mels data.max_characters? max_non_finite",
     WHOLE_FROM_0: "workers seed",
     WHOLE_FROM_2: "batch.buckets",

@@ -157,10 +157,10 @@ def collate(position: Position, utterances: list[Utterance], unreadable: list[Un
 
 
 class PassSampler(Sampler):
-    """Endless: pass after pass over the data, each in its own order, from `start` on."""
+    """Endless: pass after pass over the data, each in its own order, from `start` on; each batch in so many pieces."""
 
-    def __init__(self, sampler: CutSampler, start: Position) -> None:
-        self.sampler, self.start = sampler, start
+    def __init__(self, sampler: CutSampler, start: Position, pieces: int = 1) -> None:
+        self.sampler, self.start, self.pieces = sampler, start, pieces
 
     def __iter__(self) -> Iterator[tuple[Position, list[Cut]]]:
         for pass_number in count(self.start.pass_number):
@@ -168,7 +168,10 @@ class PassSampler(Sampler):
             for index, cuts in enumerate(self.sampler):
                 position = Position(pass_number, index)
                 if position >= self.start:
-                    yield position, list(cuts)
+                    # Dealt out by length, so that the pieces are alike, and no longer than they must be.
+                    by_length = sorted(cuts, key=lambda cut: -cut.duration)
+                    for piece in range(self.pieces):
+                        yield position, by_length[piece :: self.pieces]
 
 
 def training_sampler(
@@ -197,10 +200,10 @@ def training_sampler(
 
 
 def training_batches(
-    dataset: UtteranceDataset, sampler: CutSampler, start: Position, workers: int, pin_memory: bool
+    dataset: UtteranceDataset, sampler: CutSampler, start: Position, workers: int, pin_memory: bool, pieces: int = 1
 ) -> Iterator[Batch]:
-    """Batches without end, from `start` on; the same for any number of workers."""
-    return _load(dataset, PassSampler(sampler, start), workers, pin_memory)
+    """Batches without end, from `start` on, one piece after the other; the same for any number of workers."""
+    return _load(dataset, PassSampler(sampler, start, pieces), workers, pin_memory)
 
 
 def evaluation_batches(

@@ -27,7 +27,7 @@ class ConvSpec(NamedTuple):
 
 
 class ModelOutput(NamedTuple):
-    """log_probs: (B, T', V); lengths: (B,) valid output frames."""
+    """log_probs: (B, T', V); lengths: (B,) valid output frames, on the CPU."""
 
     log_probs: Tensor
     lengths: Tensor
@@ -161,7 +161,7 @@ class DeepSpeech2(nn.Module):
         """
         features: (B, F, T) log-mel; a frame is hop / sample rate seconds; what lies beyond a length is ignored
         lengths:  (B,) valid frames, 1 <= lengths <= T, on the CPU (so that checking them makes no GPU wait)
-        returns:  log_probs (B, T', V) and lengths (B,); V counts the blank, 0
+        returns:  log_probs (B, T', V) and lengths (B,), on the CPU too, where CTC wants them; V counts the blank, 0
         raises:   ValueError if F or a length is out of bounds
         """
         if features.shape[1] != self.n_mels:
@@ -170,13 +170,13 @@ class DeepSpeech2(nn.Module):
             raise ValueError(
                 f"lengths {lengths.tolist()}: each must lie between 1 and the {features.shape[2]} frames given"
             )
-        x, lengths = self._convolve(features, lengths.to(features.device, non_blocking=True))
+        x, on_device = self._convolve(features, lengths.to(features.device, non_blocking=True))
         x = x.permute(3, 0, 1, 2).flatten(2)  # (B, C, F, T) -> (T, B, C * F)
-        index = reversal(lengths, len(x))
+        index = reversal(on_device, len(x))
         for i, gru in enumerate(self.grus):
             x = gru(self.dropout(x) if i else x, index)
         logits = self.output(self.output_norm(x)).transpose(0, 1)
-        return ModelOutput(F.log_softmax(logits.float(), -1), lengths)
+        return ModelOutput(F.log_softmax(logits.float(), -1), self.output_lengths(lengths))
 
     def _convolve(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         mask = _mask(lengths, features.shape[2])

@@ -153,12 +153,18 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
     cuts = session.data.training_cuts()
     dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
     if is_wanted(config.rehearse, session.compute):
-        rehearse(state.model, longest_batch(dataset, session.sampler), state.optimizer, session.compute)
+        longest = longest_batch(dataset, session.sampler, config.batch.accumulate)
+        rehearse(state.model, longest, state.optimizer, session.compute)
     if session.augment.transforms:
         for path in artifacts.write_augmentation(dataset, cuts, directory / "augmentation"):
             tracked.log_file(path, "augmentation")
     batches = training_batches(
-        dataset, session.sampler, Position(*state.position), config.workers, session.compute.pin_memory
+        dataset,
+        session.sampler,
+        Position(*state.position),
+        config.workers,
+        session.compute.pin_memory,
+        config.batch.accumulate,
     )
     plain_dataset, dev_cuts = session.recognizer.dataset(None, config.seed), session.data.dev_cuts()
 
@@ -169,12 +175,12 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
 
     total_steps = config.epochs * session.steps_per_epoch
     with progress_bar() as bar, deferred() as stop:
-        watch = Watch(bar, tracked, directory, plain, Guard(directory, plain, len(cuts)), state.step, total_steps,
+        watch = Watch(bar, tracked, directory, plain, Guard(directory, plain, len(cuts)), stop, state.step, total_steps,
                       after_epoch)  # fmt: skip
         try:
             fit(
                 state,
-                stop.heeded(batches),
+                batches,
                 lambda: stop.heeded(dev_batches()),
                 session.recognizer.alphabet,
                 session.compute,
@@ -182,7 +188,11 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
                 steps_per_epoch=session.steps_per_epoch,
                 max_grad_norm=config.max_grad_norm,
                 monitor=config.monitor,
+                accumulate=config.batch.accumulate,
+                read_every=session.compute.read_every(config.tracking.log_every),
+                ask=watch.ask,
                 on_step=watch.step,
+                on_read=watch.read,
                 on_epoch=watch.epoch,
             )
         except Interrupted as interrupted:

@@ -11,10 +11,12 @@ from rich.progress import Progress
 from asr import checkpoint
 from asr.artifacts import write_text
 from asr.checkpoint import BEST, TrainState
-from asr.dataset import Batch
 from asr.guard import Guard
-from asr.loop import StepMetrics
+from asr.interrupt import Interrupted, StopRequest
+from asr.step import StepMetrics
 from asr.tracking import Run
+
+SAVE = 1  # no signal that we heed
 
 
 class Watch:
@@ -27,20 +29,21 @@ class Watch:
         directory: Path,
         config: dict[str, Any],
         guard: Guard,
+        stop: StopRequest,
         steps_done: int,
         total_steps: int,
         after_epoch: Callable[[TrainState], None] | None = None,
     ) -> None:
         self.bar, self.tracked, self.directory, self.config = bar, tracked, directory, config
-        self.guard, self.after_epoch = guard, after_epoch
+        self.guard, self.stop, self.after_epoch = guard, stop, after_epoch
         self.save_every = 60 * config["checkpoint"]["every_minutes"]
         self.saved_at = time.monotonic()
         self.log_every = config["tracking"]["log_every"]
         self.task = bar.add_task("", total=total_steps, completed=steps_done, figures="")
 
-    def step(self, state: TrainState, batch: Batch, metrics: StepMetrics) -> None:
-        """Every step moves the bar; every log_every-th is logged. A long epoch is saved now and then."""
-        self.guard.check(state, batch, metrics)
+    def step(self, state: TrainState, metrics: StepMetrics) -> None:
+        """Every step moves the bar; every log_every-th is logged."""
+        self.guard.check(state, metrics)
         speed = metrics.audio_seconds / metrics.wall_seconds
         self.bar.update(
             self.task,
@@ -59,8 +62,18 @@ class Watch:
                 },
                 state.step,
             )
-        if time.monotonic() - self.saved_at > self.save_every:
+
+    def ask(self) -> int:
+        """What is waited for: the end, as the number of a signal; SAVE, as a long epoch is saved now and then; or 0."""
+        return self.stop.number or (SAVE if time.monotonic() - self.saved_at > self.save_every else 0)
+
+    def read(self, state: TrainState, asked: int) -> None:
+        """All steps were seen: what was asked for is done. raises: Interrupted if it is the end"""
+        self.guard.judge(state)
+        if asked == SAVE:
             self.save(state)
+        elif asked:
+            raise Interrupted(asked)
 
     def save(self, state: TrainState) -> None:
         """Where the same command goes on: at the next batch."""
