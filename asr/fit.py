@@ -48,11 +48,13 @@ def fit(
             on_step(state, metrics)
         on_read(state, answer)
 
+    model = compute.world.parallel(state.model)
     while state.epoch < epochs:
         trained = train_epoch(
-            state.model, batches, steps_per_epoch, state.this_epoch, state.optimizer, state.scheduler, max_grad_norm,
+            model, batches, steps_per_epoch, state.this_epoch, state.optimizer, state.scheduler, max_grad_norm,
             compute, accumulate=accumulate, read_every=read_every, ask=ask, on_read=after_steps,
         )  # fmt: skip
+        compute.world.share_buffers(state.model)
         dev = evaluate(state.model, dev_batches(), alphabet, compute)
         state.epoch += 1
         state.this_epoch = EpochTotals()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from asr.checkpoint import EpochTotals
-from asr.dataset import Batch
+from asr.dataset import Batch, Position
 from asr.decode import greedy
 from asr.loss import alignable
 from asr.memory import EVALUATION_SETTINGS, out_of_memory_explained
@@ -101,7 +101,7 @@ def train_epoch(
         unread.append(train_step(model, pieces, optimizer, scheduler, max_grad_norm, compute))
         answer = ask()
         if answer or len(unread) == read_every or number == steps:
-            metrics = read(unread)
+            metrics = read(unread, compute.world)
             unread.clear()
             now = time.perf_counter()
             totals.wall_seconds += now - start
@@ -127,25 +127,41 @@ def count_step(totals: EpochTotals, step: StepMetrics) -> None:
         totals.non_finite += 1
 
 
-@torch.inference_mode()
+class BatchScores(NamedTuple):
+    """What an evaluation learns of a batch. losses: of each utterance; unalignable: as in Evaluation."""
+
+    position: Position
+    losses: list[float]
+    unalignable: int
+    scored: list[Scored]
+    audio_seconds: float
+
+
 def evaluate(model: nn.Module, batches: Iterable[Batch], alphabet: Alphabet, compute: Compute) -> Evaluation:
-    """Loss and greedy transcripts of every utterance, in eval mode, which the model is left in."""
+    """Loss and greedy transcripts of every utterance, in eval mode, which the model is left in.
+
+    batches: the share of this process; the evaluation is of all of them, and the same in every process
+    """
     model.eval()
-    start, audio_seconds, unalignable = time.perf_counter(), 0.0, 0
-    losses: list[float] = []
-    scored: list[Scored] = []
-    for batch in batches:
-        with out_of_memory_explained(batch, compute.device, compute.bf16, settings=EVALUATION_SETTINGS):
-            batch_loss, (log_probs, lengths) = batch_losses(model, batch, compute)
-        losses += batch_loss.tolist()
-        unalignable += int((~alignable(lengths, batch.targets, batch.target_lengths)).sum())
-        texts = greedy(log_probs, lengths, alphabet)
-        scored += [score(*one) for one in zip(batch.ids, batch.references, texts, strict=True)]
-        audio_seconds += batch.seconds
+    start = time.perf_counter()
+    own = compute.world.together(lambda: [score_batch(model, batch, alphabet, compute) for batch in batches])
+    scores = sorted(chain(*compute.world.gather(own)), key=lambda one: one.position)
+    losses = [loss for one in scores for loss in one.losses]
     return Evaluation(
         loss=sum(losses) / max(1, len(losses)),
-        unalignable=unalignable,
-        scored=scored,
-        audio_seconds=audio_seconds,
+        unalignable=sum(one.unalignable for one in scores),
+        scored=[utterance for one in scores for utterance in one.scored],
+        audio_seconds=sum(one.audio_seconds for one in scores),
         wall_seconds=time.perf_counter() - start,
     )
+
+
+@torch.inference_mode()
+def score_batch(model: nn.Module, batch: Batch, alphabet: Alphabet, compute: Compute) -> BatchScores:
+    """Of a model in eval mode."""
+    with out_of_memory_explained(batch, compute.device, compute.bf16, settings=EVALUATION_SETTINGS):
+        losses, (log_probs, lengths) = batch_losses(model, batch, compute)
+    unalignable = int((~alignable(lengths, batch.targets, batch.target_lengths)).sum())
+    texts = greedy(log_probs, lengths, alphabet)
+    scored = [score(*one) for one in zip(batch.ids, batch.references, texts, strict=True)]
+    return BatchScores(batch.position, losses.tolist(), unalignable, scored, batch.seconds)

@@ -3,9 +3,10 @@
 import math
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from asr.dataset import Batch, Position, Unreadable
+from asr.distributed import ALONE, World, unsynchronised
 from asr.loss import ctc_losses
 from asr.memory import out_of_memory_explained
-from asr.model import ModelOutput
+from asr.model import MaskedBatchNorm2d, ModelOutput
 from asr.provenance import processor
 
 # If the first step of all updates nothing, the schedule is stepped before the optimizer, as it must be here.
@@ -25,10 +27,11 @@ warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how precisely the model runs: bf16 is autocast, with the loss in float32."""
+    """Where, how precisely and with whom the model runs: bf16 is autocast, with the loss in float32."""
 
     device: torch.device
     bf16: bool
+    world: World = ALONE
 
     @property
     def pin_memory(self) -> bool:
@@ -46,7 +49,8 @@ class Compute:
         else:
             threads = torch.get_num_threads()
             name = f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
-        return f"{self.device} ({name}), {'bf16' if self.bf16 else 'float32'}"
+        processes = f", {self.world.size} processes" if self.world.size > 1 else ""
+        return f"{self.device} ({name}), {'bf16' if self.bf16 else 'float32'}{processes}"
 
     def autocast(self) -> AbstractContextManager:
         """The context of every forward pass."""
@@ -72,6 +76,12 @@ class Work(NamedTuple):
             sum(len(piece.ids) * piece.features.shape[2] for piece in pieces),
             sum(int(piece.lengths.sum()) for piece in pieces),
         )
+
+    @classmethod
+    def total(cls, works: Iterable["Work"]) -> "Work":
+        """Of all processes."""
+        ids, unreadable, *numbers = zip(*works, strict=True)
+        return cls(list(chain(*ids)), list(chain(*unreadable)), *map(sum, numbers))
 
 
 class Step(NamedTuple):
@@ -126,15 +136,16 @@ def train_step(
 ) -> Step:
     """Forward and backward of each piece of a batch, clip, update, next learning rate.
 
-    Where the loss or the gradient is not finite, or the batch has lost all its utterances, nothing is updated: neither
-    weights nor batch norm's statistics. The schedule goes on, since its steps are those of the run.
+    The gradient is that of the mean loss over the utterances of all processes. Where it or the loss is not finite, or
+    the batch has lost all its utterances, nothing is updated: neither weights nor batch norm's statistics. The schedule
+    goes on, since its steps are those of the run.
     """
     started, learning_rate = time.perf_counter(), optimizer.param_groups[0]["lr"]
     work = Work.of(pieces)
-    if work.ids:
+    if utterances := compute.world.sum(len(work.ids)):
         before = [buffer.clone() for buffer in model.buffers()]
         optimizer.zero_grad()
-        loss = backward(model, [piece for piece in pieces if piece.ids], len(work.ids), compute)
+        loss = backward(model, pieces, utterances, compute)
         norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
         finite = loss.isfinite() & norm.isfinite()
         step_if(finite, optimizer)
@@ -148,14 +159,35 @@ def train_step(
 
 
 def backward(model: nn.Module, pieces: Sequence[Batch], utterances: int, compute: Compute) -> Tensor:
-    """Adds to the gradient that of the mean loss over all utterances, piece by piece, and returns that loss."""
-    total = torch.zeros((), device=compute.device)
-    for piece in pieces:
-        with out_of_memory_explained(piece, compute.device, compute.bf16):
-            loss = batch_losses(model, piece, compute)[0].sum() / utterances
-            loss.backward()
+    """Adds to the gradient that of the mean loss over all utterances, piece by piece, and returns that loss.
+
+    utterances: of all processes, whose gradients the model averages with the last piece
+    """
+    world, total = compute.world, torch.zeros((), device=compute.device)
+    for number, piece in enumerate(pieces, start=1):
+        synchronised = nullcontext() if number == len(pieces) else unsynchronised(model)
+        with out_of_memory_explained(piece, compute.device, compute.bf16), synchronised:
+            losses = batch_losses(model, piece, compute)[0] if piece.ids else no_losses(model, piece, compute)
+            loss = losses.sum() / utterances
+            (loss * world.size).backward()
         total += loss.detach()
-    return total
+    return world.total(total)
+
+
+def no_losses(model: nn.Module, batch: Batch, compute: Compute) -> Tensor:
+    """Zero, and of every weight a gradient of zero: the part of a process that has no utterance of a batch.
+
+    What the processes do together it must do too, so it computes one frame of silence, which batch norm leaves out.
+    """
+    norms = [module for module in model.modules() if isinstance(module, MaskedBatchNorm2d)]
+    features = torch.zeros(1, batch.features.shape[1], 1, device=compute.device)
+    for norm in norms:
+        norm.counts = False
+    with compute.autocast():
+        silence = model(features, torch.ones(1, dtype=torch.long)).log_probs
+    for norm in norms:
+        norm.counts = True
+    return silence * 0
 
 
 def step_if(finite: Tensor, optimizer: Optimizer) -> None:
@@ -173,14 +205,15 @@ def step_if(finite: Tensor, optimizer: Optimizer) -> None:
         optimizer.step()
 
 
-def read(steps: Sequence[Step]) -> list[StepMetrics]:
-    """The steps with their results as numbers, for which the host waits once."""
+def read(steps: Sequence[Step], world: World) -> list[StepMetrics]:
+    """The steps of all processes, with their results as numbers, for which the host waits once."""
+    works = [Work.total(shares) for shares in zip(*world.gather([step.work for step in steps]), strict=True)]
     results = torch.stack([step.results for step in steps]).tolist()
     wall_seconds = (time.perf_counter() - steps[0].started) / len(steps)
     return [
         StepMetrics(
-            step.position, step.work.ids, step.work.unreadable, loss, step.learning_rate, grad_norm, bool(updated),
-            step.work.audio_seconds, wall_seconds, 1 - step.work.valid_frames / max(1, step.work.frames),
+            step.position, work.ids, work.unreadable, loss, step.learning_rate, grad_norm, bool(updated),
+            work.audio_seconds, wall_seconds, 1 - work.valid_frames / max(1, work.frames),
         )
-        for step, (loss, grad_norm, updated) in zip(steps, results, strict=True)
+        for step, work, (loss, grad_norm, updated) in zip(steps, works, results, strict=True)
     ]  # fmt: skip

@@ -13,6 +13,7 @@ from asr import checkpoint, loop, step, train
 from asr.build import build_session
 from asr.cli import Job
 from asr.dataset import Position, Unreadable, training_batches
+from asr.distributed import ALONE
 from asr.errors import DivergedError, InputError
 from asr.guard import Guard
 from asr.step import read, train_step
@@ -28,7 +29,7 @@ def batches_of(session, count):
 def trained(session, batch):
     session.recognizer.model.train()
     model, optimizer, scheduler = session.recognizer.model, session.optimizer, session.scheduler
-    return read([train_step(model, [batch], optimizer, scheduler, 10.0, session.compute)])[0]
+    return read([train_step(model, [batch], optimizer, scheduler, 10.0, session.compute)], ALONE)[0]
 
 
 @pytest.mark.parametrize("bad", ["not a number in the features", "a gradient that is infinite", "no utterance"])

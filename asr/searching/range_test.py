@@ -19,7 +19,7 @@ from asr.artifacts import write_table
 from asr.build import Session, build_session
 from asr.cli import Job
 from asr.console import console, print_facts, print_plan, print_whereabouts, progress_bar
-from asr.dataset import Position, training_batches
+from asr.dataset import WHOLE, Position, training_batches
 from asr.errors import InputError
 from asr.pictures import DEV, OTHER, TRAIN, new_figure
 from asr.plan import plan_facts, plan_parts
@@ -124,7 +124,12 @@ def measure(session: Session, config: DictConfig, smoothing: float, diverged_at:
     dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
     pieces = config.batch.accumulate
     batches = training_batches(
-        dataset, session.sampler, Position(0, 0), config.workers, session.compute.pin_memory, pieces
+        dataset,
+        session.sampler,
+        Position(0, 0),
+        config.workers,
+        session.compute.pin_memory,
+        WHOLE._replace(pieces=pieces),
     )
     model, optimizer, scheduler = session.recognizer.model, session.optimizer, session.scheduler
     model.train()
@@ -134,7 +139,10 @@ def measure(session: Session, config: DictConfig, smoothing: float, diverged_at:
         task = bar.add_task("range test", total=session.steps_per_epoch, figures="")
         for number in range(1, session.steps_per_epoch + 1):
             rate, batch = optimizer.param_groups[0]["lr"], list(islice(batches, pieces))
-            (step,) = read([train_step(model, batch, optimizer, scheduler, config.max_grad_norm, session.compute)])
+            (step,) = read(
+                [train_step(model, batch, optimizer, scheduler, config.max_grad_norm, session.compute)],
+                session.compute.world,
+            )
             if not step.updated:
                 return Curve(points, rate)
             mean = smoothing * mean + (1 - smoothing) * step.loss
