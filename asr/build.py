@@ -18,18 +18,20 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from asr.augment import Augment
 from asr.corpus import Selection, drops, load_cuts, select
-from asr.dataset import UtteranceDataset, evaluation_batches, training_sampler
+from asr.dataset import Share, UtteranceDataset, evaluation_batches, training_sampler
+from asr.distributed import join
 from asr.errors import InputError, first_line
 from asr.features import LogMel
-from asr.loop import Compute, Evaluation, evaluate
+from asr.loop import Evaluation, evaluate
 from asr.memory import keep_freed_memory
 from asr.model import DeepSpeech2
 from asr.settings import POSITIVE, SHARE, WHOLE_FROM_0, WHOLE_FROM_1, WHOLE_FROM_2, Rules, check, one_of
+from asr.step import Compute
 from asr.text import Alphabet, frames_needed
 
 MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
 RULES: Rules = {
-    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? tracking.log_every features.sample_rate "
+    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.accumulate tracking.log_every features.sample_rate "
     "features.n_mels data.max_characters? max_non_finite",
     WHOLE_FROM_0: "workers seed",
     WHOLE_FROM_2: "batch.buckets",
@@ -38,7 +40,7 @@ RULES: Rules = {
     SHARE: "max_unreadable_share",
     one_of(*MONITORS): "monitor",
     one_of("auto", True, False): "rehearse",
-    one_of(True, False): "deterministic dry_run fresh",
+    one_of(True, False): "deterministic dry_run fresh sync_batch_norm",
 }
 
 
@@ -105,9 +107,15 @@ def build_compute(device: str, precision: str) -> Compute:
     """Resolves auto; InputError for a device that is not there."""
     if precision not in ("auto", "float32", "bf16"):
         raise InputError(f"precision={precision}: it is one of auto, float32, bf16")
+    world = join()
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         resolved = torch.device(name)
+        if resolved.type == "cuda" and world.size > 1:
+            if resolved.index not in (None, world.local_rank):
+                raise InputError(f"device={device}: of several processes each has a GPU of its own; device=cuda")
+            resolved = torch.device("cuda", world.local_rank)
+            torch.cuda.set_device(resolved)
         torch.zeros(1, device=resolved)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
@@ -115,7 +123,7 @@ def build_compute(device: str, precision: str) -> Compute:
         ) from error
     if resolved.type == "cpu":
         keep_freed_memory()
-    return Compute(resolved, bf16=precision == "bf16" or (precision == "auto" and resolved.type == "cuda"))
+    return Compute(resolved, precision == "bf16" or (precision == "auto" and resolved.type == "cuda"), world)
 
 
 @dataclass(frozen=True)
@@ -227,6 +235,8 @@ def build_session(config: DictConfig) -> Session:
     sampler = training_sampler(data.training_cuts(), batch.utterances, batch.seconds, batch.buckets, config.seed)
     steps_per_epoch = config.steps_per_epoch or sum(1 for _ in sampler)
     recognizer.model.to(compute.device)
+    if config.sync_batch_norm:
+        compute.world.synchronise_batch_norm(recognizer.model)
     optimizer, scheduler = build_optimizer(config, recognizer.model, config.epochs * steps_per_epoch)
     return Session(recognizer, augment, optimizer, scheduler, compute, data, sampler, steps_per_epoch)
 
@@ -236,10 +246,11 @@ def score_parts(
 ) -> dict[str, Evaluation]:
     """Greedy transcripts and their errors, part by part."""
     dataset = recognizer.dataset(augment=None, seed=0)
+    share = Share(compute.world.rank, compute.world.size, pieces=1)
     return {
         part: evaluate(
             recognizer.model,
-            evaluation_batches(dataset, cuts, eval_seconds, workers, compute.pin_memory),
+            evaluation_batches(dataset, cuts, eval_seconds, workers, compute.pin_memory, share),
             recognizer.alphabet,
             compute,
         )

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ class Checkpoint:
     progress:  what TrainState counts; its position is where the samplers go on
     history:   a record of every finished epoch
     best:      the dev score of the best epoch so far, or null
-    rng:       torch's generators, which dropout uses: cpu, and a list for all CUDA devices. Data and augmentation have
-               generators of their own, seeded by what they are for
+    rng:       torch's generators, which dropout uses: cpu, and a list for all CUDA devices; `others` holds the same of
+               each process but the main one. Data and augmentation have generators of their own, seeded by what they
+               are for
     """
 
     config: dict[str, Any]
@@ -164,6 +166,12 @@ def load_weights(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
     model.load_state_dict(weights)
 
 
+def generators() -> dict[str, Any]:
+    """The states of torch's generators in this process."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
 @dataclass
 class EpochTotals:
     """Sums over the steps of an epoch so far, so that an epoch cut in two by a stop ends with the same means.
@@ -205,8 +213,8 @@ class TrainState:
     best: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def to_checkpoint(self, config: dict[str, Any]) -> Checkpoint:
-        """The state and the config that it belongs to."""
+    def to_checkpoint(self, config: dict[str, Any], others: Sequence[dict[str, Any]] = ()) -> Checkpoint:
+        """The state, the config that it belongs to, and the generators of the other processes."""
         return Checkpoint(
             config=config,
             model=self.model.state_dict(),
@@ -221,20 +229,21 @@ class TrainState:
             },
             history=self.history,
             best=self.best,
-            rng={
-                "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-            },
+            rng={**generators(), "others": list(others)},
         )
 
-    def restore(self, saved: Checkpoint, path: Path) -> None:
-        """Goes back to the moment of the checkpoint; InputError if it is of another model or optimizer."""
+    def restore(self, saved: Checkpoint, path: Path, rank: int = 0) -> None:
+        """Goes back to the moment of the checkpoint; InputError if it is of another model or optimizer.
+
+        rank: of this process, which has generators of its own
+        """
         load_weights(self.model, saved.model, path)
         try:
             self.optimizer.load_state_dict(saved.optimizer)
             self.scheduler.load_state_dict(saved.scheduler)
-            torch.set_rng_state(saved.rng["cpu"])
-            cuda = saved.rng["cuda"]
+            rng = saved.rng["others"][rank - 1] if rank else saved.rng
+            torch.set_rng_state(rng["cpu"])
+            cuda = rng["cuda"]
             if cuda and len(cuda) == torch.cuda.device_count():  # else another machine, which has numbers of its own
                 torch.cuda.set_rng_state_all(cuda)
         except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:

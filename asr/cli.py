@@ -5,13 +5,14 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,7 +21,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asr.errors import InputError
+from asr.distributed import is_main_process, leave_after_main, processes
+from asr.errors import InputError, ToldError
 from asr.interrupt import Interrupted, stop_at_once_on_sigterm
 from asr.settings import within
 
@@ -44,12 +46,16 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would else print in its own way
             try:
+                if processes() > 1 and name != "train":
+                    fail_alike(f"asr.{name} runs in one process: start it without torchrun")
                 hydra_main()
             except InputError as error:
-                _fail(str(error))
+                _end(error)
             except (HydraException, OmegaConfBaseException) as error:
-                _fail(_explain(error, name))
+                fail_alike(_explain(error, name))
             except KeyboardInterrupt as stop:
+                if isinstance(stop, Interrupted):
+                    leave_after_main()
                 sys.exit(stop.exit_code if isinstance(stop, Interrupted) else 130)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
@@ -78,12 +84,27 @@ class Task:
         except InputError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the other jobs still run, and Hydra says which one it was
-            _fail(str(error))
+            _end(error)
 
 
-def _fail(message: str) -> None:
+def _end(error: InputError) -> NoReturn:
+    if isinstance(error, ToldError):
+        leave_after_main()
+        sys.exit(2)
+    _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def fail_alike(message: str) -> NoReturn:
+    """Ends the process with a paragraph on a mistake that all processes of a training see: the main one tells it."""
+    if not is_main_process():
+        time.sleep(10)  # torchrun ends all when one has ended
+        sys.exit(2)
+    _fail(message)
 
 
 def _explain(error: Exception, config_name: str) -> str:

@@ -159,11 +159,28 @@ def collate(position: Position, utterances: list[Utterance], unreadable: list[Un
     )
 
 
-class PassSampler(Sampler):
-    """Endless: pass after pass over the data, each in its own order, from `start` on."""
+class Share(NamedTuple):
+    """What one of several processes takes of each batch, in so many pieces. rank: of this process, from 0."""
 
-    def __init__(self, sampler: CutSampler, start: Position) -> None:
-        self.sampler, self.start = sampler, start
+    rank: int
+    processes: int
+    pieces: int
+
+    def of(self, cuts: Iterable[Cut]) -> list[list[Cut]]:
+        """The pieces of this process. All are alike: cuts are dealt out by length."""
+        by_length = sorted(cuts, key=lambda cut: -cut.duration)
+        step = self.processes * self.pieces
+        return [by_length[first::step] for first in range(self.rank, step, self.processes)]
+
+
+WHOLE = Share(rank=0, processes=1, pieces=1)
+
+
+class PassSampler(Sampler):
+    """Endless: pass after pass over the data, each in its own order, from `start` on; of each batch the pieces."""
+
+    def __init__(self, sampler: CutSampler, start: Position, share: Share = WHOLE) -> None:
+        self.sampler, self.start, self.share = sampler, start, share
 
     def __iter__(self) -> Iterator[tuple[Position, list[Cut]]]:
         for pass_number in count(self.start.pass_number):
@@ -171,7 +188,8 @@ class PassSampler(Sampler):
             for index, cuts in enumerate(self.sampler):
                 position = Position(pass_number, index)
                 if position >= self.start:
-                    yield position, list(cuts)
+                    for piece in self.share.of(cuts):
+                        yield position, piece
 
 
 def training_sampler(
@@ -184,7 +202,7 @@ def training_sampler(
             "utterances gives random batches as in the writeup, seconds gives batches of like length; set the other "
             "to null"
         )
-    # One process has the whole stream; lhotse would otherwise ask torch.distributed.
+    # Every process draws the whole stream and takes its share; lhotse would otherwise ask torch.distributed.
     single = {"world_size": 1, "rank": 0, "shuffle": True, "seed": seed}
     if utterances is not None:
         return SimpleCutSampler(cuts, max_cuts=utterances, **single)
@@ -200,20 +218,28 @@ def training_sampler(
 
 
 def training_batches(
-    dataset: UtteranceDataset, sampler: CutSampler, start: Position, workers: int, pin_memory: bool
+    dataset: UtteranceDataset,
+    sampler: CutSampler,
+    start: Position,
+    workers: int,
+    pin_memory: bool,
+    share: Share = WHOLE,
 ) -> Iterator[Batch]:
-    """Batches without end, from `start` on; the same for any number of workers."""
-    return _load(dataset, PassSampler(sampler, start), workers, pin_memory)
+    """Batches without end, from `start` on, one piece after the other; the same for any number of workers."""
+    return _load(dataset, PassSampler(sampler, start, share), workers, pin_memory)
 
 
 def evaluation_batches(
-    dataset: UtteranceDataset, cuts: CutSet, seconds: float, workers: int, pin_memory: bool
+    dataset: UtteranceDataset, cuts: CutSet, seconds: float, workers: int, pin_memory: bool, share: Share = WHOLE
 ) -> Iterator[Batch]:
-    """Every cut once, in batches of like length, at most so many seconds with padding (one utterance at the least)."""
+    """Every cut once, in batches of like length, at most so many seconds with padding (one utterance at the least).
+
+    A process gets every processes-th batch, all of it.
+    """
     by_length = cuts.sort_by_duration(ascending=False)
     sampler = SimpleCutSampler(by_length, max_duration=seconds, shuffle=False, world_size=1, rank=0)
     numbered = [(Position(0, index), list(batch)) for index, batch in enumerate(sampler)]
-    return _load(dataset, numbered, workers, pin_memory)
+    return _load(dataset, numbered[share.rank :: share.processes], workers, pin_memory)
 
 
 def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory: bool) -> Iterator[Batch]:

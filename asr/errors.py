@@ -7,6 +7,10 @@ class InputError(Exception):
     """What the user gave cannot work. The message names the value, the rule and the way out, in one paragraph."""
 
 
+class ToldError(InputError):
+    """What the main process of several tells, in the others: they end, and say nothing."""
+
+
 class DivergedError(InputError):
     """Losses, gradients or scores are not finite."""
 

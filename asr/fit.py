@@ -6,7 +6,8 @@ from typing import Any
 
 from asr.checkpoint import EpochTotals, TrainState
 from asr.dataset import Batch, Position
-from asr.loop import Compute, EpochSummary, Evaluation, StepMetrics, evaluate, train_epoch
+from asr.loop import EpochSummary, Evaluation, evaluate, train_epoch
+from asr.step import Compute, StepMetrics
 from asr.text import Alphabet
 
 
@@ -21,27 +22,39 @@ def fit(
     steps_per_epoch: int,
     max_grad_norm: float,
     monitor: str,
-    on_step: Callable[[TrainState, Batch, StepMetrics], None],
+    accumulate: int,
+    read_every: int,
+    ask: Callable[[], int],
+    on_step: Callable[[TrainState, StepMetrics], None],
+    on_read: Callable[[TrainState, int], None],
     on_epoch: Callable[[TrainState, bool], None],
 ) -> None:
     """Trains until `epochs` are done; after each it scores dev and tells on_epoch whether that is the best so far.
 
-    state:   where to start, which may be within an epoch; it can go on from there, whatever ends it between two batches
+    state:   where to start, which may be within an epoch; it can go on from there, whatever ends it in on_read, in the
+             evaluation or in on_epoch
     monitor: the dev score whose lowest value is the best: loss, wer, cer, mean_wer or mean_cer
+    accumulate, read_every, ask: as in train_epoch
+    on_step: told of each step, in order, when it is read; the model may be some steps further
+    on_read: then told what was asked for; now the whole state is that of the last step
     """
 
-    def after_step(batch: Batch, metrics: StepMetrics) -> None:
-        state.step += 1
-        state.position = Position(batch.position.pass_number, batch.position.batch_index + 1)
-        non_finite = bool(batch.ids) and not metrics.updated
-        state.non_finite_in_a_row = state.non_finite_in_a_row + 1 if non_finite else 0
-        on_step(state, batch, metrics)
+    def after_steps(steps: list[StepMetrics], answer: int) -> None:
+        for metrics in steps:
+            state.step += 1
+            state.position = Position(metrics.position.pass_number, metrics.position.batch_index + 1)
+            non_finite = bool(metrics.ids) and not metrics.updated
+            state.non_finite_in_a_row = state.non_finite_in_a_row + 1 if non_finite else 0
+            on_step(state, metrics)
+        on_read(state, answer)
 
+    model = compute.world.parallel(state.model)
     while state.epoch < epochs:
         trained = train_epoch(
-            state.model, batches, steps_per_epoch, state.this_epoch, state.optimizer, state.scheduler, max_grad_norm,
-            compute, after_step,
+            model, batches, steps_per_epoch, state.this_epoch, state.optimizer, state.scheduler, max_grad_norm,
+            compute, accumulate=accumulate, read_every=read_every, ask=ask, on_read=after_steps,
         )  # fmt: skip
+        compute.world.share_buffers(state.model)
         dev = evaluate(state.model, dev_batches(), alphabet, compute)
         state.epoch += 1
         state.this_epoch = EpochTotals()

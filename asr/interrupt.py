@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
@@ -15,8 +15,12 @@ class Interrupted(KeyboardInterrupt):
     """The process was asked to stop. exit_code: 128 + the signal's number, as shells have it."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(number)
+        self.number: int = number
         self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
 
 
 class StopRequest:
@@ -55,9 +59,10 @@ def stop_at_once_on_sigterm() -> None:
 
 
 @contextmanager
-def deferred() -> Iterator[StopRequest]:
+def deferred(agree: Callable[[int], int] = int) -> Iterator[StopRequest]:
     """Inside, both signals are remembered; whoever iterates over `heeded` items stops between two of them.
 
+    agree:  from the signal of this process, or 0, to that of all processes
     raises: Interrupted at its end, if a signal came after the last item
     """
     request = StopRequest()
@@ -70,8 +75,8 @@ def deferred() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if request.number:
-        raise Interrupted(request.number)
+    if agreed := agree(request.number):
+        raise Interrupted(agreed)
 
 
 def in_main_thread() -> bool:

@@ -4,7 +4,7 @@ Pictures are laid out (batch, channel, frequency, time), so that the long side o
 frequency, where oneDNN is fast on a CPU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -25,25 +25,37 @@ class ConvSpec(NamedTuple):
 
 
 class ModelOutput(NamedTuple):
-    """log_probs: (B, T', V); lengths: (B,) valid output frames."""
+    """log_probs: (B, T', V); lengths: (B,) valid output frames, on the CPU."""
 
     log_probs: Tensor
     lengths: Tensor
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose statistics leave out the padded frames."""
+    """BatchNorm2d whose statistics leave out the padded frames.
+
+    total:  sums a vector over all processes, with its gradient; None where each has statistics of its own
+    counts: false for an input that is to leave no trace in the statistics of others
+    """
+
+    total: Callable[[Tensor], Tensor] | None = None
+    counts: bool = True
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """input: (B, C, F, T), zero where mask (B, 1, 1, T) is 0; returns (B, C, F, T), anything where mask is 0."""
         if not self.training or mask is None:
             return super().forward(input)
         input, mask = input.float(), mask.float()  # bf16 has too few digits for sums of squares
-        share = mask.mean()
         var_all, mean_all = torch.var_mean(input, (0, 2, 3), correction=0)
-        mean = mean_all / share
-        var = ((var_all + mean_all.square()) / share - mean.square()).clamp(min=0)
-        self._update_running(mean.detach(), var.detach(), count=mask.sum() * input.shape[2])
+        frames = mask.numel() * input.shape[2]  # of all bins, padding included
+        sums = torch.cat((mean_all, var_all + mean_all.square(), mask.mean()[None])) * frames
+        if self.total is not None:
+            sums = self.total(sums * self.counts)
+        count = sums[-1].clamp(min=1)
+        mean, square = (sums[:-1] / count).chunk(2)
+        var = (square - mean.square()).clamp(min=0)
+        if self.counts:
+            self._update_running(mean.detach(), var.detach(), count.detach())
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = self.bias - mean * scale
         return torch.addcmul(shift[:, None, None], input, scale[:, None, None])
@@ -116,7 +128,7 @@ class DeepSpeech2(nn.Module):
         """
         features: (B, F, T) log-mel; a frame is hop / sample rate seconds; what lies beyond a length is ignored
         lengths:  (B,) valid frames, 1 <= lengths <= T, on the CPU (so that checking them makes no GPU wait)
-        returns:  log_probs (B, T', V) and lengths (B,); V counts the blank, 0
+        returns:  log_probs (B, T', V) and lengths (B,), on the CPU too, where CTC wants them; V counts the blank, 0
         raises:   ValueError if F or a length is out of bounds
         """
         if features.shape[1] != self.n_mels:
@@ -125,13 +137,13 @@ class DeepSpeech2(nn.Module):
             raise ValueError(
                 f"lengths {lengths.tolist()}: each must lie between 1 and the {features.shape[2]} frames given"
             )
-        x, lengths = self._convolve(features, lengths.to(features.device, non_blocking=True))
+        x, on_device = self._convolve(features, lengths.to(features.device, non_blocking=True))
         x = x.permute(3, 0, 1, 2).flatten(2)  # (B, C, F, T) -> (T, B, C * F)
-        index = reversal(lengths, len(x))
+        index = reversal(on_device, len(x))
         for i, gru in enumerate(self.grus):
             x = gru(self.dropout(x) if i else x, index)
         logits = self.output(self.output_norm(x)).transpose(0, 1)
-        return ModelOutput(F.log_softmax(logits.float(), -1), lengths)
+        return ModelOutput(F.log_softmax(logits.float(), -1), self.output_lengths(lengths))
 
     def _convolve(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         mask = _mask(lengths, features.shape[2])

@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from asr.augment import Augment, seeded
-from asr.dataset import Batch, PassSampler, Position, Utterance, UtteranceDataset, collate
-from asr.loop import Compute, batch_losses
+from asr.dataset import WHOLE, Batch, PassSampler, Position, Share, Utterance, UtteranceDataset, collate
 from asr.memory import out_of_memory_explained
+from asr.step import Compute, batch_losses
 
 PASSES = 3  # over the data, of which the longest batch is taken
 DRAWS = 100  # of the augmentation, of which the longest is taken
@@ -22,8 +22,10 @@ def is_wanted(setting: bool | str, compute: Compute) -> bool:
     return compute.device.type == "cuda" if setting == "auto" else bool(setting)
 
 
-def longest_batch(dataset: UtteranceDataset, sampler: CutSampler) -> Batch:
-    """The batch with the most frames, padding included, of all that the sampler gives: nothing else takes more memory.
+def longest_batch(dataset: UtteranceDataset, sampler: CutSampler, share: Share = WHOLE) -> Batch:
+    """The piece of a batch with the most frames, padding included, of all that the sampler gives.
+
+    Nothing else takes more memory. Of several processes the first gets the longest share, and all try that.
 
     Ids and references are real. The features are zeros, as many for each utterance as the longest can have, augmented;
     and each has the batch's longest text.
@@ -32,7 +34,9 @@ def longest_batch(dataset: UtteranceDataset, sampler: CutSampler) -> Batch:
     length are in every pass others, and lhotse lets the last utterance of one lengthen all of it, so that it exceeds
     batch.seconds by some percent; a later pass can exceed it by a little more than the PASSES that are looked through.
     """
-    passes = takewhile(lambda item: item[0].pass_number < PASSES, PassSampler(sampler, Position(0, 0)))
+    passes = takewhile(
+        lambda item: item[0].pass_number < PASSES, PassSampler(sampler, Position(0, 0), share._replace(rank=0))
+    )
     cuts = max((cuts for _, cuts in passes), key=lambda cuts: len(cuts) * max(cut.duration for cut in cuts))
     seconds, rate = max(cut.duration for cut in cuts), dataset.features.sample_rate
     samples = longest_augmented(dataset.augment, round(seconds * rate), rate)

@@ -12,7 +12,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from asr.cli import run_name
+from asr.cli import fail_alike, run_name
+from asr.distributed import is_main_process, processes
 from asr.tracking import open_run
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,13 @@ class ParentRun(Callback):
     """A Hydra callback; the same sweep called again goes on in the same run, as its jobs do."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        if config.dry_run:
+        launcher = config.hydra.launcher._target_
+        if processes() > 1 and not launcher.endswith(".BasicLauncher"):
+            # Hydra makes a warning of every other exception here.
+            fail_alike(
+                f"{launcher} under torchrun: each process would launch the runs; leave launcher= or torchrun away"
+            )
+        if config.dry_run or not is_main_process():
             return
         overrides, sweep = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
         name = f"{sweep or 'multirun'}+{run_name(overrides)}".removesuffix("+default")
@@ -53,7 +60,7 @@ class ParentRun(Callback):
         return {}
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        if not config.dry_run:
+        if not config.dry_run and is_main_process():
             self.run.finish()
 
 

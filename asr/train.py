@@ -6,10 +6,12 @@ python -m asr.train experiment=quickstart dry_run=true
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from asr import artifacts, checkpoint
@@ -17,12 +19,14 @@ from asr.build import Session, build_session, score_parts
 from asr.checkpoint import TrainState
 from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point, remove_if_empty
 from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
-from asr.dataset import Batch, Position, evaluation_batches, training_batches
+from asr.dataset import Batch, Position, Share, evaluation_batches, training_batches
+from asr.distributed import ALONE, World, is_main_process, join
 from asr.errors import DivergedError, InputError
 from asr.fit import fit
 from asr.guard import Guard
 from asr.interrupt import Interrupted, deferred
 from asr.journal import JOURNAL, Journal
+from asr.loop import Evaluation
 from asr.metrics import ErrorRates
 from asr.pictures import learning_curves
 from asr.plan import plan_facts, plan_parts, plan_record
@@ -39,27 +43,35 @@ GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "s
 def main(config: DictConfig) -> None:
     """The command: one run, named by its overrides."""
     try:
-        run(config, current_job("asr.train", GROUPS))
+        with join().losses_explained():
+            run(config, current_job("asr.train", GROUPS))
     finally:
-        remove_if_empty(Path(config.output_dir))
+        if is_main_process():
+            remove_if_empty(Path(config.output_dir))
 
 
 def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
-    """From plan to results by test part; empty after a dry run. In its directory a run goes on where it stopped."""
-    directory = Path(config.output_dir)
-    session = build_session(config)
+    """From plan to results by test part; empty after a dry run. In its directory a run goes on where it stopped.
+
+    Where torchrun has started several processes, each calls it; the main one alone prints, writes and tracks.
+    """
+    directory, world = Path(config.output_dir), join()
+    console.quiet = not world.is_main
+    session = world.together(lambda: build_session(config))
     print_plan(f"{job.name}: the plan", plan_parts(session.data), plan_facts(config, session, directory))
     if config.dry_run:
         return {}
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if config.fresh:
-        set_aside(directory)
+        world.on_main(lambda: set_aside(directory))
     state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
-    restore(state, directory, plain, job)
+    world.together(lambda: restore(state, directory, plain, job, world))
     if (directory / "results.json").exists():
         return show_finished(config, directory, job.name)
 
-    with open_tracked(session, config, job, plain, directory) as tracked:
+    with world.together(
+        lambda: open_tracked(session, config, job, plain, directory) if world.is_main else nullcontext()
+    ) as tracked:
         train(state, session, config, plain, directory, tracked)
         results = test(state, session, config, directory, tracked)
     print_results(f"{job.name}: best.pt on the test parts", results)
@@ -76,8 +88,10 @@ def set_aside(directory: Path) -> None:
         directory.rename(next(name for name in names if not name.exists()))
 
 
-def restore(state: TrainState, directory: Path, config: dict[str, Any], job: Job) -> None:
+def restore(state: TrainState, directory: Path, config: dict[str, Any], job: Job, world: World = ALONE) -> None:
     """Goes on from the last checkpoint that is whole, if there is one, else takes the weights of init_from, if any."""
+    if world.rank:
+        torch.manual_seed(config["seed"] + world.rank)  # the weights are made: dropout differs
     if found := checkpoint.load_last(directory):
         saved, path, problem = found
         if problem:
@@ -88,7 +102,15 @@ def restore(state: TrainState, directory: Path, config: dict[str, Any], job: Job
                 f"{directory} holds a run with another config ({'; '.join(differing)}): only the same command goes on "
                 "with it. fresh=true starts over and keeps the old under another name; so does another output_dir"
             )
-        state.restore(saved, path)
+        processes = 1 + len(saved.rng.get("others", []))
+        if processes != world.size:
+            how = f"torchrun --nproc-per-node={processes}" if processes > 1 else "python"
+            raise InputError(
+                f"{path} is of a run of {processes} processes, and now there are {world.size}: each has generators of "
+                f"its own, which dropout uses. Start as many (on one machine by {how} -m asr.train ...), or start over "
+                "with fresh=true, which keeps the old under another name"
+            )
+        state.restore(saved, path, world.rank)
         console.print(f"Goes on from {path}: epoch {state.epoch} is done, step {state.step:,}.")
     elif config["init_from"]:
         path = Path(config["init_from"])
@@ -144,45 +166,53 @@ def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str
     return tracked
 
 
-def train(state: TrainState, session: Session, config: DictConfig, plain: dict[str, Any], directory: Path, tracked: Run,
-          after_epoch: Callable[[TrainState], None] | None = None) -> None:  # fmt: skip
+def train(state: TrainState, session: Session, config: DictConfig, plain: dict[str, Any], directory: Path,
+          tracked: Run | None, after_epoch: Callable[[TrainState], None] | None = None) -> None:  # fmt: skip
     """Runs `fit` with everything that watches it: progress, MLflow, history.jsonl, checkpoints, then after_epoch.
 
-    raises: Interrupted on Ctrl-C or SIGTERM, between two batches, when all that was done is saved
+    tracked: of the main process; the others have none
+    raises:  Interrupted on Ctrl-C or SIGTERM, between two batches, when all that was done is saved
     """
+    compute, world = session.compute, session.compute.world
     cuts = session.data.training_cuts()
     dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
-    if is_wanted(config.rehearse, session.compute):
-        rehearse(state.model, longest_batch(dataset, session.sampler), state.optimizer, session.compute)
-    if session.augment.transforms:
+    share = Share(world.rank, world.size, config.batch.accumulate)
+    if is_wanted(config.rehearse, compute):
+        longest = longest_batch(dataset, session.sampler, share)
+        world.together(lambda: rehearse(state.model, longest, state.optimizer, compute))
+    if session.augment.transforms and tracked:
         for path in artifacts.write_augmentation(dataset, cuts, directory / "augmentation"):
             tracked.log_file(path, "augmentation")
     batches = training_batches(
-        dataset, session.sampler, Position(*state.position), config.workers, session.compute.pin_memory
+        dataset, session.sampler, Position(*state.position), config.workers, compute.pin_memory, share
     )
     plain_dataset, dev_cuts = session.recognizer.dataset(None, config.seed), session.data.dev_cuts()
 
     def dev_batches() -> Iterator[Batch]:
         return evaluation_batches(
-            plain_dataset, dev_cuts, config.batch.eval_seconds, config.workers, session.compute.pin_memory
+            plain_dataset, dev_cuts, config.batch.eval_seconds, config.workers, compute.pin_memory, share
         )
 
     total_steps = config.epochs * session.steps_per_epoch
-    with progress_bar() as bar, deferred() as stop:
-        watch = Watch(bar, tracked, directory, plain, Guard(directory, plain, len(cuts)), state.step, total_steps,
-                      after_epoch)  # fmt: skip
+    with progress_bar() as bar, deferred(world.max) as stop:
+        watch = Watch(bar, tracked, directory, plain, Guard(directory, plain, len(cuts)), stop, world, state.step,
+                      total_steps, after_epoch)  # fmt: skip
         try:
             fit(
                 state,
-                stop.heeded(batches),
+                batches,
                 lambda: stop.heeded(dev_batches()),
                 session.recognizer.alphabet,
-                session.compute,
+                compute,
                 epochs=config.epochs,
                 steps_per_epoch=session.steps_per_epoch,
                 max_grad_norm=config.max_grad_norm,
                 monitor=config.monitor,
+                accumulate=config.batch.accumulate,
+                read_every=compute.read_every(config.tracking.log_every),
+                ask=watch.ask,
                 on_step=watch.step,
+                on_read=watch.read,
                 on_epoch=watch.epoch,
             )
         except Interrupted as interrupted:
@@ -192,31 +222,40 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
 
 
 def test(
-    state: TrainState, session: Session, config: DictConfig, directory: Path, tracked: Run
+    state: TrainState, session: Session, config: DictConfig, directory: Path, tracked: Run | None
 ) -> dict[str, ErrorRates]:
     """Scores best.pt on every test part, once, and writes what people look at."""
-    best = directory / checkpoint.BEST
-    if not best.exists():
-        raise DivergedError(f"{best} is not there: no epoch had a finite dev_{config.monitor}; lower optimizer.lr")
-    saved = checkpoint.load(best)
-    checkpoint.load_weights(state.model, saved.model, best)
-    results = {}
+    best, world = directory / checkpoint.BEST, session.compute.world
+    step = world.together(lambda: take_best(state, best, config.monitor))
     parts = {part: selection.kept for part, selection in session.data.test.items()}
     evaluations = score_parts(session.recognizer, session.compute, parts, config.batch.eval_seconds, config.workers)
+    results = {part: evaluation.rates for part, evaluation in evaluations.items()}
+    if tracked:
+        write_results(evaluations, results, state, step, directory, tracked)
+    return results
+
+
+def take_best(state: TrainState, best: Path, monitor: str) -> int:
+    """Puts the weights of best.pt into the model; returns the step that they are of."""
+    if not best.exists():
+        raise DivergedError(f"{best} is not there: no epoch had a finite dev_{monitor}; lower optimizer.lr")
+    saved = checkpoint.load(best)
+    checkpoint.load_weights(state.model, saved.model, best)
+    return saved.progress["step"]
+
+
+def write_results(evaluations: dict[str, Evaluation], results: dict[str, ErrorRates], state: TrainState, step: int,
+                  directory: Path, tracked: Run) -> None:  # fmt: skip
+    """results.json, error tables and curves, in the directory and in MLflow."""
     for part, evaluation in evaluations.items():
-        results[part] = evaluation.rates
-        rows = artifacts.error_rows(evaluation.scored)
-        tracked.log_table(rows, f"errors/{part}")
-        tracked.log_metrics(
-            {f"{part}/{name}": v for name, v in evaluation.as_metrics().items()}, saved.progress["step"]
-        )
+        tracked.log_table(artifacts.error_rows(evaluation.scored), f"errors/{part}")
+        tracked.log_metrics({f"{part}/{name}": v for name, v in evaluation.as_metrics().items()}, step)
     artifacts.write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
     curves = directory / "learning_curves.png"
     learning_curves(state.history).savefig(curves)
     for path in (directory / "results.json", directory / "history.jsonl", curves):
         tracked.log_file(path)
-    tracked.log_file(best, "checkpoints")
-    return results
+    tracked.log_file(directory / checkpoint.BEST, "checkpoints")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,13 @@ from rich.progress import Progress
 from asr import checkpoint
 from asr.artifacts import write_text
 from asr.checkpoint import BEST, TrainState
-from asr.dataset import Batch
+from asr.distributed import World
 from asr.guard import Guard
-from asr.loop import StepMetrics
+from asr.interrupt import Interrupted, StopRequest
+from asr.step import StepMetrics
 from asr.tracking import Run
+
+SAVE = 1  # no signal that we heed
 
 
 class Watch:
@@ -23,24 +26,30 @@ class Watch:
     def __init__(
         self,
         bar: Progress,
-        tracked: Run,
+        tracked: Run | None,  # the main process has one
         directory: Path,
         config: dict[str, Any],
         guard: Guard,
+        stop: StopRequest,
+        world: World,
         steps_done: int,
         total_steps: int,
         after_epoch: Callable[[TrainState], None] | None = None,
     ) -> None:
         self.bar, self.tracked, self.directory, self.config = bar, tracked, directory, config
-        self.guard, self.after_epoch = guard, after_epoch
+        self.guard, self.stop, self.after_epoch = guard, stop, after_epoch
+        self.world, self.suspicious = world, False
         self.save_every = 60 * config["checkpoint"]["every_minutes"]
         self.saved_at = time.monotonic()
         self.log_every = config["tracking"]["log_every"]
         self.task = bar.add_task("", total=total_steps, completed=steps_done, figures="")
 
-    def step(self, state: TrainState, batch: Batch, metrics: StepMetrics) -> None:
-        """Every step moves the bar; every log_every-th is logged. A long epoch is saved now and then."""
-        self.guard.check(state, batch, metrics)
+    def step(self, state: TrainState, metrics: StepMetrics) -> None:
+        """Every step moves the bar; every log_every-th is logged. Only the main process tells and writes."""
+        self.suspicious |= bool(metrics.unreadable or state.non_finite_in_a_row)
+        if self.tracked is None:
+            return
+        self.guard.check(state, metrics)
         speed = metrics.audio_seconds / metrics.wall_seconds
         self.bar.update(
             self.task,
@@ -59,25 +68,49 @@ class Watch:
                 },
                 state.step,
             )
-        if time.monotonic() - self.saved_at > self.save_every:
+
+    def ask(self) -> int:
+        """What is waited for: the end, as the number of a signal; SAVE, as a long epoch is saved now and then; or 0."""
+        is_due = self.world.is_main and time.monotonic() - self.saved_at > self.save_every
+        return self.world.max(self.stop.number or (SAVE if is_due else 0))
+
+    def read(self, state: TrainState, asked: int) -> None:
+        """All steps were seen: what was asked for is done. raises: Interrupted if it is the end"""
+        if self.suspicious:
+            self.suspicious = False
+            self.world.on_main(lambda: self.guard.judge(state))
+        if asked == SAVE:
             self.save(state)
+        elif asked:
+            raise Interrupted(asked)
 
     def save(self, state: TrainState) -> None:
         """Where the same command goes on: at the next batch."""
-        checkpoint.save_last(state.to_checkpoint(self.config), self.directory)
+        others = self.world.gather(checkpoint.generators())[1:]
+        self.world.on_main(lambda: checkpoint.save_last(state.to_checkpoint(self.config, others), self.directory))
         self.saved_at = time.monotonic()
 
     def epoch(self, state: TrainState, better: bool) -> None:
         """Records first, then saves: killed in between, the run does the epoch's end again, and nothing is missing."""
+        self.world.on_main(lambda: self._record_epoch(state, better))
+        self.save(state)
+        self._tell_epoch(state, better)
+        if self.after_epoch:
+            self.after_epoch(state)
+
+    def _record_epoch(self, state: TrainState, better: bool) -> None:
         write_text("".join(json.dumps(record) + "\n" for record in state.history), self.directory / "history.jsonl")
         record = state.history[-1]
+        assert self.tracked is not None
         self.tracked.log_metrics(
             {key.replace("_", "/", 1): value for key, value in record.items() if key.startswith(("train_", "dev_"))},
             state.step,
         )
         if better:
             checkpoint.save(state.to_checkpoint(self.config), self.directory / BEST)
-        self.save(state)
+
+    def _tell_epoch(self, state: TrainState, better: bool) -> None:
+        record = state.history[-1]
         left_out = {"non-finite steps": record["train_non_finite"], "unreadable": record["train_unreadable"]}
         self.bar.console.print(
             f"epoch {state.epoch:>3}/{self.config['epochs']}  train loss {record['train_loss']:.3f}  "
@@ -87,5 +120,3 @@ class Watch:
             + "".join(f"  {count} {name}" for name, count in left_out.items() if count)
             + ("  best" if better else "")
         )
-        if self.after_epoch:
-            self.after_epoch(state)

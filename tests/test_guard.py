@@ -9,13 +9,14 @@ import torch
 from lhotse import CutSet
 from torch import nn
 
-from asr import checkpoint, loop, train
+from asr import checkpoint, loop, step, train
 from asr.build import build_session
 from asr.cli import Job
 from asr.dataset import Position, Unreadable, training_batches
+from asr.distributed import ALONE
 from asr.errors import DivergedError, InputError
 from asr.guard import Guard
-from asr.loop import train_step
+from asr.step import read, train_step
 
 JOB = Job("guarded", {}, [], "python -m asr.train")
 
@@ -25,16 +26,17 @@ def batches_of(session, count):
     return list(islice(training_batches(dataset, session.sampler, Position(0, 0), 0, False), count))
 
 
-def step(session, batch):
+def trained(session, batch):
     session.recognizer.model.train()
-    return train_step(session.recognizer.model, batch, session.optimizer, session.scheduler, 10.0, session.compute)
+    model, optimizer, scheduler = session.recognizer.model, session.optimizer, session.scheduler
+    return read([train_step(model, [batch], optimizer, scheduler, 10.0, session.compute)], ALONE)[0]
 
 
 @pytest.mark.parametrize("bad", ["not a number in the features", "a gradient that is infinite", "no utterance"])
 def test_a_step_that_cannot_be_used_leaves_weights_and_statistics_as_they_were(config, monkeypatch, bad):
     session = build_session(config("steps_per_epoch=2"))
     good, batch = batches_of(session, 2)
-    assert step(session, good).updated
+    assert trained(session, good).updated
     model = session.recognizer.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     states = [{k: v.clone() for k, v in s.items()} for s in session.optimizer.state.values()]
@@ -45,7 +47,7 @@ def test_a_step_that_cannot_be_used_leaves_weights_and_statistics_as_they_were(c
         monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(torch.inf))
     else:
         batch.features[0, 0, 0] = torch.nan
-    metrics = step(session, batch)
+    metrics = trained(session, batch)
     assert not metrics.updated
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -55,14 +57,14 @@ def test_a_step_that_cannot_be_used_leaves_weights_and_statistics_as_they_were(c
 
 
 def test_a_bad_step_is_skipped_counted_and_saved_and_the_run_goes_on(config, tmp_path, monkeypatch, capsys):
-    real = loop.batch_losses
+    real = step.batch_losses
     calls = iter(range(1, 100))
 
     def bad_at_2(model, batch, compute):
         losses, output = real(model, batch, compute)
         return (losses * torch.nan if next(calls) == 2 else losses), output
 
-    monkeypatch.setattr(loop, "batch_losses", bad_at_2)
+    monkeypatch.setattr(step, "batch_losses", bad_at_2)
     train.run(config("epochs=2", "steps_per_epoch=3"), JOB)
     history = checkpoint.load(tmp_path / "run" / "last.pt").history
     assert [record["train_non_finite"] for record in history] == [1, 0]
@@ -77,8 +79,8 @@ def test_a_bad_step_is_skipped_counted_and_saved_and_the_run_goes_on(config, tmp
 
 
 def test_bad_steps_in_a_row_end_the_run_and_say_what_was_seen(config, tmp_path, monkeypatch):
-    real = loop.batch_losses
-    monkeypatch.setattr(loop, "batch_losses", lambda *given: ((out := real(*given))[0] * torch.inf, out[1]))
+    real = step.batch_losses
+    monkeypatch.setattr(step, "batch_losses", lambda *given: ((out := real(*given))[0] * torch.inf, out[1]))
     with pytest.raises(DivergedError, match=r"3 steps in a row.*max_non_finite=3.*step 3: the loss is inf.*10[01]-1-"):
         train.run(config("epochs=1", "steps_per_epoch=9", "max_non_finite=3"), JOB)
     assert sorted(path.name for path in (tmp_path / "run" / "non_finite").iterdir()) == [
@@ -92,17 +94,21 @@ def test_bad_steps_in_a_row_end_the_run_and_say_what_was_seen(config, tmp_path, 
 def test_unreadable_utterances_are_told_once_and_too_many_end_the_run(config, tmp_path, capsys):
     session = build_session(config("steps_per_epoch=2"))
     (batch,) = batches_of(session, 1)
-    lost = [batch._replace(unreadable=[Unreadable(id, "gone")]) for id in ("a", "a", "b", "c")]
-    metrics = step(session, batch)
+    metrics = trained(session, batch)
+    lost = [metrics._replace(unreadable=[Unreadable(id, "gone")]) for id in ("a", "a", "b", "c")]
     state = checkpoint.TrainState(session.recognizer.model, session.optimizer, session.scheduler)
     settings = {"max_unreadable_share": 0.02, "max_non_finite": 5}
     for one in lost[:3]:
-        Guard(tmp_path, settings, utterances=100).check(state, one, metrics)  # anew, as after a stop
+        guard = Guard(tmp_path, settings, utterances=100)  # anew, as after a stop
+        guard.check(state, one)
+        guard.judge(state)
     told = capsys.readouterr().out
     assert (told.count("a: gone"), told.count("b: gone")) == (1, 1)
     too_many = r"3 of 100 training utterances.*max_unreadable_share=0.02.*unreadable.jsonl.*c: gone"
+    guard = Guard(tmp_path, settings, utterances=100)
+    guard.check(state, lost[3])
     with pytest.raises(InputError, match=too_many):
-        Guard(tmp_path, settings, utterances=100).check(state, lost[3], metrics)
+        guard.judge(state)
     lines = [json.loads(line) for line in (tmp_path / "unreadable.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == ["a", "b", "c"]
 

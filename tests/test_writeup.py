@@ -226,7 +226,8 @@ def test_every_step_has_the_published_learning_rate_and_momentum(name: str) -> N
     weights = list(nn.Linear(1, 1).parameters())
     theirs, ours = published.schedule(weights), make(config.optimizer, "optimizer", params=weights)
     assert type(ours) is type(theirs[0])
-    published_settings = theirs[0].defaults | {"lr": ours.defaults["lr"]}  # the schedule overrules lr; its rates follow
+    # The schedule overrules lr, whose values follow; fused is how the same rule is computed.
+    published_settings = theirs[0].defaults | {key: ours.defaults[key] for key in ("lr", "fused")}
     assert ours.defaults == published_settings
     actual, expected = our_rates(name), stepped(theirs, published.epochs * 100)
     for step in (0, 1, 50, 100, 500, 1000, 2500, len(expected) - 1):

@@ -19,14 +19,14 @@ from asr.artifacts import write_table
 from asr.build import Session, build_session
 from asr.cli import Job
 from asr.console import console, print_facts, print_plan, print_whereabouts, progress_bar
-from asr.dataset import Position, training_batches
+from asr.dataset import WHOLE, Position, training_batches
 from asr.errors import InputError
-from asr.loop import train_step
 from asr.pictures import DEV, OTHER, TRAIN, new_figure
 from asr.plan import plan_facts, plan_parts
 from asr.searching.space import Space, space_facts, trial_settings, with_settings
 from asr.searching.trial import train_command
 from asr.settings import WHOLE_FROM_1, Rule, check
+from asr.step import read, train_step
 from asr.sweep import parent_tags
 from asr.tracking import open_run
 
@@ -122,16 +122,27 @@ def measure(session: Session, config: DictConfig, smoothing: float, diverged_at:
     The smoothed loss is the exponential mean of those so far, without the pull of its start towards zero.
     """
     dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
-    batches = training_batches(dataset, session.sampler, Position(0, 0), config.workers, session.compute.pin_memory)
+    pieces = config.batch.accumulate
+    batches = training_batches(
+        dataset,
+        session.sampler,
+        Position(0, 0),
+        config.workers,
+        session.compute.pin_memory,
+        WHOLE._replace(pieces=pieces),
+    )
     model, optimizer, scheduler = session.recognizer.model, session.optimizer, session.scheduler
     model.train()
     points: list[Point] = []
     mean = 0.0
     with progress_bar() as bar:
         task = bar.add_task("range test", total=session.steps_per_epoch, figures="")
-        for number, batch in enumerate(islice(batches, session.steps_per_epoch), start=1):
-            rate = optimizer.param_groups[0]["lr"]
-            step = train_step(model, batch, optimizer, scheduler, config.max_grad_norm, session.compute)
+        for number in range(1, session.steps_per_epoch + 1):
+            rate, batch = optimizer.param_groups[0]["lr"], list(islice(batches, pieces))
+            (step,) = read(
+                [train_step(model, batch, optimizer, scheduler, config.max_grad_norm, session.compute)],
+                session.compute.world,
+            )
             if not step.updated:
                 return Curve(points, rate)
             mean = smoothing * mean + (1 - smoothing) * step.loss
