@@ -24,7 +24,6 @@ from asr.guard import Guard
 from asr.interrupt import Interrupted, deferred
 from asr.journal import JOURNAL, Journal
 from asr.metrics import ErrorRates
-from asr.pictures import learning_curves
 from asr.plan import plan_facts, plan_parts, plan_record
 from asr.rehearsal import is_wanted, longest_batch, rehearse
 from asr.settings import differences
@@ -195,6 +194,8 @@ def test(
     state: TrainState, session: Session, config: DictConfig, directory: Path, tracked: Run
 ) -> dict[str, ErrorRates]:
     """Scores best.pt on every test part, once, and writes what people look at."""
+    from asr.pictures import learning_curves  # matplotlib takes half a second to import, and a plan needs none of it
+
     best = directory / checkpoint.BEST
     if not best.exists():
         raise DivergedError(f"{best} is not there: no epoch had a finite dev_{config.monitor}; lower optimizer.lr")
