@@ -19,7 +19,6 @@ from asr.audio import UnreadableError
 from asr.augment import Augment, Sometimes
 from asr.dataset import UtteranceDataset
 from asr.metrics import Scored
-from asr.pictures import spectrogram_pair
 
 PCM_PEAK = 0.99  # augmentation may exceed full scale; the file is scaled down rather than clipped
 
@@ -73,6 +72,8 @@ def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
 
     returns: before.wav, all.png and all.wav, then NUMBER_NAME.png of each transform and, if it changes the wave, .wav
     """
+    from asr.pictures import spectrogram_pair  # matplotlib takes half a second to import, and a plan needs none of it
+
     original = replace(dataset, augment=None)
     for cut in cuts:
         with suppress(UnreadableError):  # the training says so when it comes to it

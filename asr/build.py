@@ -1,8 +1,9 @@
 """From config to objects: the only caller of Hydra's instantiate."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +152,19 @@ def _joined(parts: dict[str, Selection]) -> CutSet:
     return CutSet.from_cuts(cut for selection in parts.values() for cut in selection.kept)
 
 
-def load_parts(config: DictConfig, sources: Sequence[str]) -> dict[str, CutSet]:
-    """Every cut of each source, by the part's name or the file's (without folder and suffixes)."""
-    parts: dict[str, CutSet] = {}
+def load_parts(
+    config: DictConfig, sources: Sequence[str], choose: Callable[[CutSet], Selection] = Selection.of_all
+) -> dict[str, Selection]:
+    """What is chosen of each source's cuts, by the part's name or the file's (without folder and suffixes)."""
+    parts: dict[str, Selection] = {}
     for source in sources:
         name = Path(source).name.split(".")[0]
         if name in parts:
             raise InputError(
                 f"{list(sources)}: {name} stands twice; name each part once, and give each file its own name"
             )
-        parts[name] = load_cuts(source, Path(config.root), Path(config.manifests), config.corpus)
+        # One source after the other, so that what falls of one makes room for the next.
+        parts[name] = choose(load_cuts(source, Path(config.root), Path(config.manifests), config.corpus))
     return parts
 
 
@@ -168,23 +172,17 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
     """Loads and filters; InputError if nothing is left to train on, or an utterance has two roles."""
     if not (config.train and config.dev and config.test):
         raise InputError(f"data: train={config.train}, dev={config.dev}, test={config.test} must each name a part")
-    train = {
-        source: select(
-            cuts,
-            recognizer.alphabet.normalize,
-            recognizer.output_frames,
-            frames_needed,
-            config.max_seconds,
-            config.max_characters,
-        )
-        for source, cuts in load_parts(config, config.train).items()
-    }
-    # Dev and test are scored unfiltered, as in the writeup.
-    dev, test = (
-        {source: Selection.of_all(cuts) for source, cuts in load_parts(config, sources).items()}
-        for sources in (config.dev, config.test)
+    choose = partial(
+        select,
+        normalize=recognizer.alphabet.normalize,
+        output_frames=recognizer.output_frames,
+        needed=frames_needed,
+        max_seconds=config.max_seconds,
+        max_characters=config.max_characters,
     )
-    data = Data(train, dev, test)
+    train = load_parts(config, config.train, choose)
+    # Dev and test are scored unfiltered, as in the writeup.
+    data = Data(train, load_parts(config, config.dev), load_parts(config, config.test))
     if not any(len(selection.kept) for selection in train.values()):
         reasons = ", ".join(f"{drops(selection)} of {source}" for source, selection in train.items())
         raise InputError(
@@ -200,13 +198,14 @@ def _refuse_two_roles(data: Data) -> None:
     seen: dict[str, str] = {}
     for role, parts in data.roles().items():
         for source, selection in parts.items():
+            place = f"{role} ({source})"
             for cut in selection.kept:
                 if cut.id in seen:
                     raise InputError(
-                        f"{cut.id} stands in {seen[cut.id]} and in {role} ({source}): an utterance may have one role "
-                        "only, else the scores mean nothing; take one of the parts out"
+                        f"{cut.id} stands in {seen[cut.id]} and in {place}: an utterance may have one role only, else "
+                        "the scores mean nothing; take one of the parts out"
                     )
-                seen[cut.id] = f"{role} ({source})"
+                seen[cut.id] = place
 
 
 @dataclass(frozen=True)

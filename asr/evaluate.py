@@ -37,7 +37,7 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     recognizer = build_recognizer(OmegaConf.create(saved.config), seed=0)
     checkpoint.load_weights(recognizer.model, saved.model, path)
     recognizer.model.to(compute.device)
-    parts = load_parts(config.data, config.parts)
+    parts = {part: selection.kept for part, selection in load_parts(config.data, config.parts).items()}
     evaluations = score_parts(recognizer, compute, parts, config.eval_seconds, config.workers)
     directory = Path(config.output_dir)
     for part, evaluation in evaluations.items():

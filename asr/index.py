@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from lhotse import MonoCut
-
 from asr.corpus import manifest_path
 from asr.download import PARTS, Progress
 from asr.errors import InputError
+from asr.indexed import IndexedCut
 from asr.librispeech import Chapter, Rejected, find_chapters, scan_chapter
 
 SAMPLE_RATE = 16_000  # of LibriSpeech; audio of another rate is resampled when it is loaded
@@ -73,7 +72,7 @@ def index_part(
     stamp = manifest_dir / f"{part}.stamp.json"
     if (summary := _fresh(stamp, manifest_path(manifest_dir, part), fingerprint, verify_audio)) is not None:
         return summary
-    cuts: list[MonoCut] = []
+    cuts: list[IndexedCut] = []
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(jobs) as pool:
         scans = pool.map(partial(scan_chapter, verify_audio=verify_audio), chapters)
@@ -92,11 +91,11 @@ def index_part(
     return summary
 
 
-def _summarize(part: str, cuts: list[MonoCut], rejected: list[Rejected]) -> PartSummary:
+def _summarize(part: str, cuts: list[IndexedCut], rejected: list[Rejected]) -> PartSummary:
     return PartSummary(
         part,
         len(cuts),
-        len({cut.supervisions[0].speaker for cut in cuts}),
+        len({cut.speaker for cut in cuts}),
         sum(cut.duration for cut in cuts) / 3600,
         len(rejected),
         sum(cut.sampling_rate != SAMPLE_RATE for cut in cuts),
@@ -125,21 +124,24 @@ def _fresh(stamp: Path, manifest: Path, fingerprint: str, verify_audio: bool) ->
         return None
 
 
-def _without_repeats(cuts: list[MonoCut]) -> tuple[list[MonoCut], list[Rejected]]:
+def _without_repeats(cuts: list[IndexedCut]) -> tuple[list[IndexedCut], list[Rejected]]:
     """Sorted by id; of cuts of several folders with the same id the first is kept."""
-    kept: list[MonoCut] = []
+    kept: list[IndexedCut] = []
     repeated = []
     for cut in sorted(cuts, key=lambda cut: cut.id):  # stable: of the same id, the first in the order of the folders
         if kept and kept[-1].id == cut.id:
-            first, path = (one.recording.sources[0].source for one in (kept[-1], cut))
-            repeated.append(Rejected(cut.id, path, f"its id belongs to {first} already"))
+            repeated.append(Rejected(cut.id, cut.path, f"its id belongs to {kept[-1].path} already"))
         else:
             kept.append(cut)
     return kept, repeated
 
 
 def _write_index(
-    manifest_dir: Path, cuts: list[MonoCut], rejected: list[Rejected], summary: PartSummary, made_of: Mapping[str, Any]
+    manifest_dir: Path,
+    cuts: list[IndexedCut],
+    rejected: list[Rejected],
+    summary: PartSummary,
+    made_of: Mapping[str, Any],
 ) -> None:
     """The stamp goes first and comes last, so that an index without one is known to be unfinished."""
     manifest_dir.mkdir(parents=True, exist_ok=True)

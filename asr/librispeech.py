@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from lhotse import MonoCut, Recording, SupervisionSegment
-from lhotse.audio import AudioSource
 
 from asr.download import TOP
 from asr.errors import InputError
+from asr.indexed import IndexedCut
 
 
 class Rejected(NamedTuple):
@@ -66,7 +65,7 @@ def _refuse(error: OSError) -> None:
     ) from error
 
 
-def scan_chapter(chapter: Chapter, verify_audio: bool) -> tuple[list[MonoCut], list[Rejected]]:
+def scan_chapter(chapter: Chapter, verify_audio: bool) -> tuple[list[IndexedCut], list[Rejected]]:
     """The usable utterances of a chapter, and what else it holds."""
     texts, rejected = _read_transcripts(chapter)
     claimed = {one.id for one in rejected} | texts.keys()
@@ -82,10 +81,7 @@ def scan_chapter(chapter: Chapter, verify_audio: bool) -> tuple[list[MonoCut], l
         except _UnusableError as error:
             rejected.append(Rejected(id, path, str(error)))
             continue
-        seconds = samples / rate
-        recording = Recording(id, [AudioSource("file", [0], path)], rate, samples, seconds)
-        supervision = SupervisionSegment(id, id, 0.0, seconds, 0, text, speaker=chapter.speaker)
-        cuts.append(MonoCut(id, 0.0, seconds, 0, [supervision], recording=recording))
+        cuts.append(IndexedCut(id, text, chapter.speaker, path, rate, samples))
     return cuts, rejected
 
 

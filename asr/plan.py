@@ -41,8 +41,8 @@ def plan_facts(config: DictConfig, session: Session, directory: Path) -> dict[st
     of_what = f"{batch.utterances} random utterances" if batch.utterances else f"{batch.seconds:g} s of like length"
     train = session.data.train.values()
     rate = session.recognizer.features.sample_rate
-    kept = [cut for parts in session.data.roles().values() for selection in parts.values() for cut in selection.kept]
-    resampled = sum(cut.sampling_rate != rate for cut in kept)
+    selections = [selection for parts in session.data.roles().values() for selection in parts.values()]
+    resampled = sum(cut.sampling_rate != rate for selection in selections for cut in selection.kept)
     facts = {
         "train on": f"{sum(len(s.kept) for s in train):,} utterances, {sum(s.hours for s in train):.2f} hours",
         "model": f"{count_parameters(session.recognizer.model):,} parameters",

@@ -1,8 +1,10 @@
 """Text <-> symbol ids. The blank of CTC is 0, so the symbols of the alphabet count from 1."""
 
-import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import eq
 
 from asr.errors import InputError
 
@@ -46,8 +48,11 @@ class Alphabet:
 
     def normalize(self, text: str) -> str:
         """Lower case, without characters outside the alphabet, words parted by one space each."""
-        kept = "".join(symbol for symbol in text.lower() if symbol in self.symbols or symbol.isspace())
-        return " ".join(kept.split())
+        return " ".join(self._foreign.sub("", text.lower()).split())
+
+    @cached_property
+    def _foreign(self) -> re.Pattern:
+        return re.compile(rf"[^{re.escape(self.symbols)}\s]+")
 
     def encode(self, text: str) -> list[int]:
         """The ids of a normalised text; ValueError if a character is not in the alphabet."""
@@ -60,4 +65,4 @@ class Alphabet:
 
 def frames_needed(symbols: Sequence[object]) -> int:
     """The fewest output frames on which CTC can write `symbols` (text or ids): one each, and a blank between equals."""
-    return len(symbols) + sum(a == b for a, b in itertools.pairwise(symbols))
+    return len(symbols) + sum(map(eq, symbols, symbols[1:]))

@@ -28,7 +28,6 @@ from asr.interrupt import Interrupted, deferred
 from asr.journal import JOURNAL, Journal
 from asr.loop import Evaluation
 from asr.metrics import ErrorRates
-from asr.pictures import learning_curves
 from asr.plan import plan_facts, plan_parts, plan_record
 from asr.rehearsal import is_wanted, longest_batch, rehearse
 from asr.settings import differences
@@ -247,6 +246,8 @@ def take_best(state: TrainState, best: Path, monitor: str) -> int:
 def write_results(evaluations: dict[str, Evaluation], results: dict[str, ErrorRates], state: TrainState, step: int,
                   directory: Path, tracked: Run) -> None:  # fmt: skip
     """results.json, error tables and curves, in the directory and in MLflow."""
+    from asr.pictures import learning_curves  # matplotlib takes half a second to import, and a plan needs none of it
+
     for part, evaluation in evaluations.items():
         tracked.log_table(artifacts.error_rows(evaluation.scored), f"errors/{part}")
         tracked.log_metrics({f"{part}/{name}": v for name, v in evaluation.as_metrics().items()}, step)

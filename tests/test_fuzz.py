@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse.cut import Cut
 
 from asr.corpus import TOLERANCE_SECONDS, load_cuts
 from asr.dataset import Position, Unreadable, Utterance, collate
 from asr.errors import InputError
 from asr.features import LogMel
+from asr.indexed import IndexedCut
 from asr.text import Alphabet
 
 bounded = settings(
@@ -56,8 +59,9 @@ def test_any_symbols_are_refused_or_an_alphabet_that_covers_its_texts(symbols: s
     assert alphabet.decode(alphabet.encode(normalized)) == normalized == alphabet.normalize(normalized)
 
 
-def keeps_all_rules(cuts: CutSet) -> bool:
+def keeps_all_rules(cuts: Iterable[Cut]) -> bool:
     """What load_cuts promises of every cut."""
+    cuts = [cut.mono() if isinstance(cut, IndexedCut) else cut for cut in cuts]
     return len({cut.id for cut in cuts}) == len(cuts) > 0 and all(
         type(cut) is MonoCut
         and isinstance(cut.id, str)
@@ -75,7 +79,7 @@ def keeps_all_rules(cuts: CutSet) -> bool:
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with four good cuts, the last of which has two supervisions."""
+    """A file with four good cuts: two as an index has them, one of lhotse's, and one with two supervisions."""
     folder = tmp_path_factory.mktemp("fuzz")
     cuts = []
     for number in range(4):
@@ -85,7 +89,11 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         supervisions = [
             SupervisionSegment(f"u{number}-{i}", f"u{number}", *span, 0, "HELLO") for i, span in enumerate(spans)
         ]
-        cuts.append(MonoCut(f"u{number}", 0.0, 1.0, 0, supervisions, recording=Recording.from_file(path)))
+        cuts.append(
+            IndexedCut(f"u{number}", "HELLO", "7", str(path), 16_000, 16_000).mono()
+            if number < 2
+            else MonoCut(f"u{number}", 0.0, 1.0, 0, supervisions, recording=Recording.from_file(path))
+        )
     CutSet.from_cuts(cuts).to_file(folder / "cuts.jsonl")
     return folder / "cuts.jsonl"
 
