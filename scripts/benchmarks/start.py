@@ -1,7 +1,4 @@
-"""How long a training of LibriSpeech's size takes from the command to its first step, and how much memory.
-
-python scripts/bench_start.py FOLDER [CUTS]     makes a corpus of made-up cuts in FOLDER, if it is not there, and starts
-"""
+"""How long a training of LibriSpeech's size takes from the command to its first step, and how much memory."""
 
 import os
 import random
@@ -19,6 +16,7 @@ import psutil
 import soundfile
 
 from asr.index import index_part
+from benchmarks import Figure
 
 RATE = 16_000
 TRAIN = {"train-clean-100": 28_539, "train-clean-360": 104_014, "train-other-500": 148_688}  # utterances
@@ -127,12 +125,20 @@ def measure_start(folder: Path, *overrides: str) -> Start:
     return Start(imports, plan, first_step, peak * 1024 / 1e9, shared)
 
 
-if __name__ == "__main__":
-    root = Path(sys.argv[1])
-    if not root.exists():
-        make_manifests(root, *map(int, sys.argv[2:]))
+def measure(folder: Path) -> Iterator[Figure]:
+    """folder: where the made-up corpus lies, or is made."""
+    if not folder.exists():
+        make_manifests(folder)
+    measure_start(folder, "workers=0")  # the first one reads files that no cache holds
     like_lengths, a_pass = ("batch.utterances=null", "batch.seconds=320"), ("steps_per_epoch=null",)
-    everything = ("data.max_seconds=null", "data.max_characters=null")  # nothing falls
-    for overrides in ((), (), like_lengths, a_pass, (*like_lengths, *a_pass, *everything), ("workers=4",)):
-        start = measure_start(root, "workers=0", *overrides)
-        print(*overrides, *(f"{name} {value:.2f}" for name, value in start._asdict().items()), flush=True)
+    everything = ("data.max_seconds=null", "data.max_characters=null")
+    for name, overrides in {
+        "random batches": (),
+        "batches of like length": like_lengths,
+        "batches of like length, a pass counted, nothing filtered": (*like_lengths, *a_pass, *everything),
+    }.items():
+        start = measure_start(folder, "workers=0", *overrides)
+        what = f"281,241 cuts, {name}"
+        note = f"imports {start.imports:.1f} s, plan after {start.plan:.1f} s"
+        yield Figure("start", f"{what}: to the first step", start.first_step, "s", 15, note, at_most=True)
+        yield Figure("start", f"{what}: peak memory", start.peak_gb, "GB", 1.2, at_most=True)

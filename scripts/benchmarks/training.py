@@ -1,22 +1,24 @@
-"""Whole training steps of ours and of the reference, each in a process of its own, taking turns."""
+"""Whole training steps of ours and of the reference, in processes of their own that take turns."""
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from resource import RUSAGE_SELF, getrusage
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from asr.build import build_compute, build_optimizer, build_recognizer
+from asr.build import Recognizer, build_compute, build_optimizer, build_recognizer
 from asr.dataset import Batch, Position
-from asr.loop import train_step
-from benchmarks import Figure, composed
+from asr.model import DeepSpeech2
+from asr.step import train_step
+from benchmarks import Figure, composed, free_port
 from benchmarks.reference import PublishedDeepSpeech2
 
 # Seconds of train-clean-100's utterances that pass exp2's filters, at every tenth of them (of 405 that were measured).
@@ -24,19 +26,35 @@ QUANTILES = (1.6, 3.4, 4.8, 7.9, 10.7, 12.0, 13.0, 13.7, 14.4, 14.9, 17.0)
 SYMBOLS_PER_SECOND = 14
 BUCKETS = 30  # as in conf/train.yaml
 CENTRES = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # where in the distribution the batches of like length are taken
-# model, utterances a batch, times as fast as the reference that it should be
-CASES = (("ds2_7gru", 16, 4), ("ds2_7gru", 32, None), ("ds2_2conv_4gru", 16, 13), ("ds2_2conv_4gru", 32, None))
+QUICKSTART = ["experiment=quickstart", "augment=none"]
+
+
+class Case(NamedTuple):
+    """A model and a batch; how many times as fast as the reference one process should be, and two of one thread."""
+
+    model: str
+    utterances: int
+    target: float | None = None
+    target_of_two: float | None = None
+
+
+CASES = (Case("ds2_7gru", 16, 4, 5), Case("ds2_2conv_4gru", 16, 13), Case("ds2_7gru", 32), Case("ds2_2conv_4gru", 32))
 
 
 class Timing(NamedTuple):
-    """Sums over steps. audio_seconds leave padding out; flop: of matrix products and convolutions, with padding."""
+    """Sums over steps. audio_seconds leave padding out; flop: of matrix products and convolutions, with padding.
 
-    audio_seconds: float
-    wall_seconds: float
-    flop: float
+    peak_gb: the most memory that one process held until then
+    """
 
-    def __add__(self, other: "Timing") -> "Timing":  # type: ignore[override]
-        return Timing(*(a + b for a, b in zip(self, other, strict=True)))
+    audio_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    flop: float = 0.0
+    peak_gb: float = 0.0
+
+    def plus(self, other: "Timing") -> "Timing":
+        *sums, _ = (a + b for a, b in zip(self, other, strict=True))
+        return Timing(*sums, max(self.peak_gb, other.peak_gb))
 
     @property
     def speed(self) -> float:
@@ -45,33 +63,60 @@ class Timing(NamedTuple):
 
     @property
     def gflops(self) -> float:
-        """Giga-operations a second."""
         return self.flop / self.wall_seconds / 1e9
+
+
+Step = Callable[[list[float]], Timing]
 
 
 def measure(rounds: int) -> Iterator[Figure]:
     """Ours against the reference, and both against what the machine can do."""
     peak = sgemm_gflops(rounds)
-    yield Figure("train", f"sgemm, {torch.get_num_threads()} threads", peak, "GFLOP/s")
-    for model, utterances, target in CASES:
-        ours, theirs = take_turns(model, utterances, rounds)
-        name = f"{model}, batch {utterances}"
-        yield Figure("train", f"{name}, reference", theirs.speed, "audio-s/s", note=f"{theirs.gflops:.0f} GFLOP/s")
-        share = f"{ours.gflops:.0f} GFLOP/s, {ours.gflops / peak:.0%} of sgemm"
-        yield Figure("train", name, ours.speed, "audio-s/s", note=share)
-        yield Figure("train", f"{name}, against the reference", ours.speed / theirs.speed, "x", target)
+    yield Figure("train", f"sgemm of 2048 x 2048, {torch.get_num_threads()} threads", peak, "GFLOP/s")
+    with stepper([(serve_ours, (QUICKSTART, 0, 1))]) as step:
+        timing = in_like_lengths(step, 32, np.random.default_rng(1))
+    yield Figure("train", "quickstart's model, batch 32", timing.speed, "audio-s/s", 150, share_of(timing, peak))
+    for case in CASES:
+        yield from compare(case, peak, rounds)
 
 
-def take_turns(model: str, utterances: int, rounds: int) -> tuple[Timing, Timing]:
-    """Sums of ours over batches of like length, and of the reference over random batches of the same distribution."""
-    random = np.random.default_rng(1)
-    with stepper(serve_ours, model) as ours, stepper(serve_reference, model) as theirs:
-        sums = [Timing(0, 0, 0), Timing(0, 0, 0)]
+def compare(case: Case, peak: float, rounds: int) -> Iterator[Figure]:
+    """One process of ours, two where that has a target, and the reference, by turns."""
+    random, overrides = np.random.default_rng(1), [f"model={case.model}", "augment=none"]
+    port = free_port()
+    pair = [(serve_ours, (overrides, rank, 2, port)) for rank in (0, 1)] if case.target_of_two else []
+    one, two, reference = Timing(), Timing(), Timing()
+    with (
+        stepper([(serve_ours, (overrides, 0, 1))]) as step,
+        stepper(pair) as step_of_two,
+        stepper([(serve_reference, (overrides,))]) as step_of_reference,
+    ):
         for _ in range(rounds):
-            for centre in CENTRES:
-                sums[0] += ours(lengths(centre + (random.random(utterances) - 0.5) / BUCKETS))
-            sums[1] += theirs(lengths(random.random(utterances)))
-    return sums[0], sums[1]
+            one = one.plus(in_like_lengths(step, case.utterances, random))
+            reference = reference.plus(step_of_reference(lengths(random.random(case.utterances))))
+            if pair:  # each process has a batch of its own
+                two = two.plus(in_like_lengths(step_of_two, 2 * case.utterances, random))
+    name = f"{case.model}, batch {case.utterances}"
+    yield Figure("train", f"{name}: reference", reference.speed, "audio-s/s", None, share_of(reference, peak))
+    yield Figure("train", name, one.speed, "audio-s/s", None, share_of(one, peak))
+    yield Figure("train", f"{name}: ratio", one.speed / reference.speed, "x", case.target)
+    if pair:
+        name += ", two processes of one thread"
+        yield Figure("train", name, two.speed, "audio-s/s")
+        yield Figure("train", f"{name}: share of sgemm", two.gflops / peak, "", 0.6)
+        yield Figure("train", f"{name}: ratio", two.speed / reference.speed, "x", case.target_of_two)
+
+
+def share_of(timing: Timing, peak: float) -> str:
+    return f"{timing.gflops:.0f} GFLOP/s, {timing.gflops / peak:.0%} of sgemm"
+
+
+def in_like_lengths(step: Step, utterances: int, random: np.random.Generator) -> Timing:
+    """Batches of like length, from all over the distribution."""
+    total = Timing()
+    for centre in CENTRES:
+        total = total.plus(step(lengths(centre + (random.random(utterances) - 0.5) / BUCKETS)))
+    return total
 
 
 def lengths(shares: np.ndarray) -> list[float]:
@@ -80,51 +125,62 @@ def lengths(shares: np.ndarray) -> list[float]:
 
 
 def sgemm_gflops(rounds: int, size: int = 2048) -> float:
-    """The most that a large matrix product gets out of this machine."""
+    """What torch gets out of this machine for a large product, the median of many."""
     a, b = torch.randn(size, size), torch.randn(size, size)
-    a @ b
     seconds = []
-    for _ in range(10 * rounds):
+    for _ in range(20 * rounds):
         start = time.perf_counter()
         a @ b
         seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / sorted(seconds)[len(seconds) // 2] / 1e9
+    return 2 * size**3 / float(np.median(seconds)) / 1e9
 
 
 @contextmanager
-def stepper(serve, *arguments):
-    """A process that takes training steps; called with the seconds of a batch's utterances it gives a Timing."""
-    here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=serve, args=(there, *arguments), daemon=True)
-    process.start()
+def stepper(servers: list[tuple[Callable, tuple]]) -> Iterator[Step]:
+    """Processes that take training steps: called with a batch's seconds, each takes its share of the utterances."""
+    context = get_context("spawn")
+    connections = []
+    for serve, arguments in servers:
+        here, there = context.Pipe()
+        context.Process(target=serve, args=(there, *arguments), daemon=True).start()
+        connections.append(here)
 
     def step(seconds: list[float]) -> Timing:
-        here.send(seconds)
-        return here.recv()
+        for rank, connection in enumerate(connections):
+            connection.send(seconds[rank :: len(connections)])
+        timings = [connection.recv() for connection in connections]
+        wall_seconds, peak_gb = max(t.wall_seconds for t in timings), max(t.peak_gb for t in timings)
+        return Timing(sum(seconds), wall_seconds, sum(t.flop for t in timings), peak_gb)
 
-    step([2.0] * 4)  # the first step of a process is slow
+    if connections:
+        step([2.0] * 8)  # the first step of a process is slow
     yield step
-    process.kill()
-    process.join()
+    for connection in connections:
+        connection.send(None)
 
 
-def serve_ours(connection: Connection, model: str) -> None:
-    """The suite's own training step."""
-    config = composed([f"model={model}", "augment=none"])
+def serve_ours(connection: Connection, overrides: list[str], rank: int, size: int, port: int = 0) -> None:
+    """The suite's own training step, in one process or in one of several that find each other as under torchrun."""
+    if size > 1:
+        torch.set_num_threads(1)
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    config = composed(overrides)
     compute = build_compute("cpu", "float32")
     recognizer = build_recognizer(config, config.seed)
     recognizer.model.train()
     optimizer, scheduler = build_optimizer(config, recognizer.model, 10_000)
+    model = compute.world.parallel(recognizer.model)
 
     def step(batch: Batch) -> None:
-        train_step(recognizer.model, batch, optimizer, scheduler, config.max_grad_norm, compute)
+        train_step(model, [batch], optimizer, scheduler, config.max_grad_norm, compute)
 
-    answer(connection, step, recognizer.features)
+    answer(connection, step, recognizer)
 
 
-def serve_reference(connection: Connection, model: str) -> None:
+def serve_reference(connection: Connection, overrides: list[str]) -> None:
     """A training step in the published manner."""
-    config = composed([f"model={model}", "augment=none"])
+    config = composed(overrides)
     recognizer = build_recognizer(config, config.seed)
     reference = PublishedDeepSpeech2(recognizer.model)
     optimizer = torch.optim.Adam(reference.parameters(), 1e-4)
@@ -139,28 +195,43 @@ def serve_reference(connection: Connection, model: str) -> None:
         optimizer.step()
         loss.item()
 
-    answer(connection, step, recognizer.features)
+    answer(connection, step, recognizer)
 
 
-def answer(connection: Connection, step, features) -> None:
-    """Takes steps until the process is killed. The operations of one are counted before, on another run of it."""
-    while True:
-        seconds = connection.recv()
-        batch = made_up_batch(seconds, features)
+def answer(connection: Connection, step: Callable[[Batch], None], recognizer: Recognizer) -> None:
+    """Takes steps until it is told None."""
+    while (seconds := connection.recv()) is not None:
+        batch = made_up_batch(seconds, recognizer)
         start = time.perf_counter()
         step(batch)
         wall_seconds = time.perf_counter() - start
-        with FlopCounterMode(display=False) as counter:
-            step(batch)
-        connection.send(Timing(sum(seconds), wall_seconds, counter.get_total_flops()))
+        peak_gb = getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        connection.send(Timing(sum(seconds), wall_seconds, flop(recognizer.model, batch), peak_gb))
 
 
-def made_up_batch(seconds: list[float], features) -> Batch:
+def made_up_batch(seconds: list[float], recognizer: Recognizer) -> Batch:
     """Noise and random texts of these lengths."""
+    features = recognizer.features
     frames = torch.tensor([features.frames(round(s * features.sample_rate)) for s in seconds])
     symbols = torch.tensor([max(1, round(s * SYMBOLS_PER_SECOND)) for s in seconds])
     noise = torch.randn(len(seconds), features.n_mels, int(frames.max()))
     noise *= torch.arange(noise.shape[2]) < frames[:, None, None]
-    targets = torch.randint(1, 28, (len(seconds), int(symbols.max())))
+    targets = torch.randint(1, recognizer.alphabet.size, (len(seconds), int(symbols.max())))
     names = [str(number) for number in range(len(seconds))]
     return Batch(Position(0, 0), names, names, noise, frames, targets, symbols, sum(seconds), [])
+
+
+def flop(model: DeepSpeech2, batch: Batch) -> float:
+    """Of the step's products and convolutions, two for each multiplication; backward takes twice forward's.
+
+    (But for the first convolution, whose input has no gradient.) The output layer, a thousandth, is left out.
+    """
+    utterances, height, frames = batch.features.shape
+    total = 0.0
+    for number, conv in enumerate(model.convs):
+        height, frames = (height - 1) // conv.stride[0] + 1, (frames - 1) // conv.stride[1] + 1
+        forward = 2 * utterances * height * frames * conv.weight.numel()
+        total += forward * (3 if number else 2)
+    for gru in model.grus:
+        total += 3 * 2 * utterances * frames * 2 * (gru.ahead.weight_ih_l0.numel() + gru.ahead.weight_hh_l0.numel())
+    return total

@@ -1,0 +1,99 @@
+"""From files to batches: each stage on one core, the padding, and how long a training step waits for its batch."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from asr.audio import load_audio
+from asr.augment import seeded
+from asr.build import Session, build_session
+from asr.dataset import Position, UtteranceDataset, collate, training_batches
+from asr.step import train_step
+from benchmarks import Figure, composed
+
+UTTERANCES = 200
+STEPS = 6  # whose waiting is measured
+LIKE_LENGTHS = ["batch.utterances=null"]
+
+
+def measure(corpus: list[str]) -> Iterator[Figure]:
+    """corpus: the overrides that choose the data."""
+    session = build_session(composed(["augment=wave_spec", "workers=0", *corpus]))
+    dataset = session.recognizer.dataset(session.augment, seed=1)
+    cuts = list(session.data.training_cuts())[:UTTERANCES]
+    seconds = sum(cut.duration for cut in cuts)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, each in stages(dataset, cuts):
+        yield Figure("data", name, 1e6 * timed(each) / seconds, "us/audio-s")
+    dataset[Position(0, 0), cuts[:16]]
+    wall_seconds = timed(lambda: [dataset[Position(0, at), cuts[at : at + 16]] for at in range(0, len(cuts), 16)])
+    yield Figure("data", "all, on one core, with exp2's augmentation", seconds / wall_seconds, "audio-s/s", 1000)
+    torch.set_num_threads(threads)
+    for augment in ("wave_spec", "speed_spec"):
+        share = padding(composed([f"augment={augment}", "batch.seconds=320", *LIKE_LENGTHS, *corpus]))
+        yield Figure("data", f"padding of batches of like length, augment={augment}", share, "", 0.05, at_most=True)
+    waiting = share_of_waiting(composed(["augment=wave_spec", "batch.seconds=60", *LIKE_LENGTHS, *corpus]))
+    yield Figure("data", "waiting for data, ds2_7gru, one worker", waiting, "", 0.02, at_most=True)
+
+
+def stages(dataset: UtteranceDataset, cuts: list) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each stage over all cuts; the one before has made its input."""
+    rate, augment = dataset.features.sample_rate, dataset.augment
+    assert augment is not None
+    waves = [load_audio(cut, rate) for cut in cuts]
+    yield "decode", lambda: [load_audio(cut, rate) for cut in cuts]
+    yield "waves", lambda: [augment.waveform(wave, rate) for wave in waves]
+    tensors = [torch.from_numpy(np.array(wave)) for wave in waves]
+    yield "mel and log", lambda: [dataset.features(wave) for wave in tensors]
+    yield "mel, masks and log", lambda: [dataset.features(wave, augment.spectrogram) for wave in tensors]
+    utterances = [dataset.utterance(cut, 0) for cut in cuts]
+    n_mels = dataset.features.n_mels
+    groups = [utterances[at : at + 16] for at in range(0, len(utterances), 16)]
+    yield "collate", lambda: [collate(Position(0, 0), group, [], n_mels) for group in groups]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds, the best of three."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with seeded("benchmark"):
+            work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def padding(config: DictConfig) -> float:
+    """Padded frames over all frames, of some batches."""
+    session = build_session(config)
+    batches = list(islice(batches_of(session, config), 20))
+    frames = sum(len(batch.ids) * batch.features.shape[2] for batch in batches)
+    return 1 - sum(int(batch.lengths.sum()) for batch in batches) / frames
+
+
+def batches_of(session: Session, config: DictConfig) -> Iterator:
+    dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
+    return training_batches(dataset, session.sampler, Position(0, 0), workers=1, pin_memory=False)
+
+
+def share_of_waiting(config: DictConfig) -> float:
+    """Of the loop's time, once the first batch has come."""
+    session = build_session(config)
+    session.recognizer.model.train()
+    batches = batches_of(session, config)
+    waited = worked = 0.0
+    next(batches)
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - start
+        start = time.perf_counter()
+        train_step(session.recognizer.model, [batch], session.optimizer, session.scheduler, config.max_grad_norm,
+                   session.compute)  # fmt: skip
+        worked += time.perf_counter() - start
+    return waited / (waited + worked)

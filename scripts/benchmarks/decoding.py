@@ -1,0 +1,22 @@
+"""How many times faster than speech an evaluation is: features, model, greedy transcripts, error rates."""
+
+from collections.abc import Iterator
+
+from lhotse import CutSet
+
+from asr.build import build_session, score_parts
+from benchmarks import Figure, composed
+
+UTTERANCES = 128
+
+
+def measure(corpus: list[str]) -> Iterator[Figure]:
+    """corpus: the overrides that choose the data. Weights are random: what is heard makes no difference to the time."""
+    config = composed(["model=ds2_7gru", "augment=none", *corpus])
+    session = build_session(config)
+    cuts = CutSet.from_cuts(list(session.data.training_cuts())[:UTTERANCES])
+    evaluation = score_parts(session.recognizer, session.compute, {"these": cuts}, config.batch.eval_seconds, 1)[
+        "these"
+    ]
+    speed = evaluation.audio_seconds / evaluation.wall_seconds
+    yield Figure("decode", "greedy evaluation of ds2_7gru", speed, "x real time", 30)
