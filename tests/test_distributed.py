@@ -78,7 +78,9 @@ def test_the_gradient_is_that_of_one_process(config, tmp_path, size):
             utterances = compute.world.sum(sum(len(piece.ids) for piece in pieces))
             loss = backward(model, pieces, utterances, compute)
             state = {key: value.grad for key, value in session.recognizer.model.named_parameters()}
-            state |= {"loss": loss} | dict(session.recognizer.model.named_buffers())
+            state["loss"] = loss
+            if compute.world.is_main:
+                state |= {key: b for key, b in session.recognizer.model.named_buffers() if "running" in key}
             torch.save(state, tmp_path / f"{name} {compute.world.rank} of {compute.world.size}")
 
     compute()
@@ -237,6 +239,6 @@ def test_a_multirun_trains_run_by_run_and_tells_a_mistake_once(corpus, tmp_path)
     parts = "data.train=[train-clean-100],[train-clean-7],[train-clean-360]"
     done, _ = torchrun(corpus, tmp_path, "-m", "asr.train", "-m", parts, *overrides(corpus, tmp_path), "workers=1")
     assert done.returncode
-    assert (done.stdout + done.stderr).count("error: train-clean-7") == 1
+    assert (done.stdout + done.stderr).count("error: part 'train-clean-7' has no index") == 1
     assert len(list((tmp_path / "outputs" / "runs").glob("*/results.json"))) == 2
     assert done.stdout.count("best.pt on the test parts") == 2
