@@ -128,8 +128,8 @@ class _Recurrence(torch.autograd.Function):
 def matmul(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """rows (R, K) -> rows @ weight.T + bias, for a weight (N, K) that many rows are multiplied with.
 
-    oneDNN, where torch has it, multiplies float32 faster than torch's BLAS: on AMD about 1.4 times for many rows and twice
-    for few.
+    oneDNN, where torch has it, multiplies float32 faster than torch's BLAS: on AMD about 1.4 times for many rows and
+    twice for few.
     """
     if weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return lambda rows: F.linear(rows, weight, bias)
