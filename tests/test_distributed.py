@@ -225,8 +225,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_numbers(folder,
     killed, seconds = torchrun(corpus, folder, script, *overrides(corpus, folder), own, HAPPENS="kill:1:4")
     assert killed.returncode
     assert seconds < 60
-    assert "process 0 of 2 has lost another one" in killed.stderr
-    assert "exitcode  : -9" in killed.stderr
+    assert "exitcode  : -9" in killed.stderr  # what the other says depends on who notices first, it or torchrun
     assert checkpoint.load(folder / "stopped" / "last.pt").progress["step"] == 6
     assert in_processes(lambda: train.run(settings(corpus, folder, "stopped"), JOB)) == [0, 0]
     for file in ("last.pt", "best.pt"):
