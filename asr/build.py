@@ -122,8 +122,6 @@ def build_compute(device: str, precision: str) -> Compute:
         raise InputError(
             f"device={device}: torch cannot use it ({first_line(error)}); device=cpu always works"
         ) from error
-    if resolved.type == "cpu":
-        keep_freed_memory()
     return Compute(resolved, precision == "bf16" or (precision == "auto" and resolved.type == "cuda"), world)
 
 
@@ -237,6 +235,8 @@ def build_session(config: DictConfig) -> Session:
     if config.sync_batch_norm:
         compute.world.synchronise_batch_norm(recognizer.model)
     optimizer, scheduler = build_optimizer(config, recognizer.model, config.epochs * steps_per_epoch)
+    if compute.device.type == "cpu":
+        keep_freed_memory()  # not before: loading the corpus frees much that nobody needs again
     return Session(recognizer, augment, optimizer, scheduler, compute, data, sampler, steps_per_epoch)
 
 

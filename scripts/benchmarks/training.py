@@ -16,6 +16,7 @@ from torch import Tensor
 
 from asr.build import Recognizer, build_compute, build_optimizer, build_recognizer
 from asr.dataset import Batch, Position
+from asr.memory import keep_freed_memory
 from asr.model import DeepSpeech2
 from asr.step import train_step
 from benchmarks import Figure, composed, free_port
@@ -170,6 +171,7 @@ def serve_ours(connection: Connection, overrides: list[str], rank: int, size: in
     recognizer = build_recognizer(config, config.seed)
     recognizer.model.train()
     optimizer, scheduler = build_optimizer(config, recognizer.model, 10_000)
+    keep_freed_memory()
     model = compute.world.parallel(recognizer.model)
 
     def step(batch: Batch) -> None:
