@@ -30,7 +30,6 @@ def measure(corpus: list[str]) -> Iterator[Figure]:
     torch.set_num_threads(1)
     for name, each in stages(dataset, cuts):
         yield Figure("data", name, 1e6 * timed(each) / seconds, "us/audio-s")
-    dataset[Position(0, 0), cuts[:16]]
     wall_seconds = timed(lambda: [dataset[Position(0, at), cuts[at : at + 16]] for at in range(0, len(cuts), 16)])
     yield Figure("data", "all, on one core, with exp2's augmentation", seconds / wall_seconds, "audio-s/s", 1000)
     torch.set_num_threads(threads)

@@ -11,13 +11,13 @@ HOURS = (1, 10, 100, 1000)
 UTTERANCES_AN_HOUR = 293  # of LibriSpeech
 BATCHES = (8, 16, 32, 64)  # utterances of TYPICAL seconds
 TYPICAL = 10.0
-SECONDS = (5, 15, 30, 60)  # of EIGHT utterances
-EIGHT = 8
+SECONDS = (5, 15, 30, 60)  # of each of FEW utterances
+FEW = 8
 TIMED_STEPS = 3
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """folder: where the made-up corpora lie, or are made; the model is the quickstart's."""
+    """folder: where the made-up corpora lie, or are made. A start's model is tiny, a step's the quickstart's."""
     for hours in HOURS:
         root = folder / f"{hours}h"
         if not root.exists():
@@ -28,7 +28,7 @@ def measure(folder: Path) -> Iterator[Figure]:
     for utterances in BATCHES:
         yield steps_of(f"batch of {utterances} x {TYPICAL:.0f} s", [TYPICAL] * utterances)
     for seconds in SECONDS:
-        yield steps_of(f"batch of {EIGHT} x {seconds} s", [float(seconds)] * EIGHT)
+        yield steps_of(f"batch of {FEW} x {seconds} s", [float(seconds)] * FEW)
 
 
 def steps_of(name: str, seconds: list[float]) -> Figure:

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
-import psutil
 import soundfile
 
 from asr.index import index_part
@@ -31,16 +30,12 @@ TINY = ("model=ds2_tiny", "model.convs=[{kernel: [11, 5], stride: [2, 2]}]", "mo
 
 
 class Start(NamedTuple):
-    """Seconds since the command was given, and the most memory that the process held, GB.
-
-    shared_gb: what it and its loader's workers held together at the first step, what they share counted once
-    """
+    """Seconds since the command was given, and the most memory that the process held, GB."""
 
     imports: float
     plan: float
     first_step: float
     peak_gb: float
-    shared_gb: float
 
 
 def make_manifests(folder: Path, cuts: int = sum(TRAIN.values())) -> None:
@@ -106,7 +101,7 @@ def measure_start(folder: Path, *overrides: str) -> Start:
         settings = (*TINY, "data=all", f"data.root={place}", "output_dir=run", "tracking.log_every=1",
                     f"tracking.uri=sqlite:///{place}/mlflow.db", *overrides)  # fmt: skip
         begin = time.perf_counter()
-        process = psutil.Popen([sys.executable, "-m", "asr.train", *settings], cwd=here, stdout=subprocess.PIPE,
+        process = subprocess.Popen([sys.executable, "-m", "asr.train", *settings], cwd=here, stdout=subprocess.PIPE,
                                env=os.environ | {"PYTHONUNBUFFERED": "1"})  # fmt: skip
         process.stdout.readline()
         plan = time.perf_counter() - begin
@@ -116,13 +111,11 @@ def measure_start(folder: Path, *overrides: str) -> Start:
                 raise SystemExit("the training ended before its first step")
             time.sleep(0.02)
         first_step = time.perf_counter() - begin
-        family = [process, *process.children(recursive=True)]
-        shared = sum(one.memory_full_info().pss for one in family) / 1e9
         status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
         peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
         process.kill()
         process.wait()
-    return Start(imports, plan, first_step, peak * 1024 / 1e9, shared)
+    return Start(imports, plan, first_step, peak * 1024 / 1e9)
 
 
 def measure(folder: Path) -> Iterator[Figure]:
