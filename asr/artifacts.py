@@ -93,7 +93,7 @@ def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
         after = changed.utterance(cut, number).features
         spectrogram_pair(clean.T.numpy(), after.T.numpy(), frame_seconds, title).savefig(picture)
         written.append(picture)
-        if augment.wave:
+        if augment.speed or augment.wave:
             written.append(_write_wave(changed.waveform(cut, number), dataset, folder / f"{name}.wav"))
     return written
 
@@ -107,12 +107,15 @@ def _one_by_one(augment: Augment) -> dict[str, Augment]:
             always.p = 1.0
         return always
 
-    alone = {}
-    for number, transform in enumerate(augment.transforms, start=1):
-        kind = type(transform.transform if isinstance(transform, Sometimes) else transform).__name__
-        field = "wave" if number <= len(augment.wave) else "spectrogram"
-        alone[f"{number}_{kind}"] = Augment(**{field: [certain(transform)]})
-    return alone
+    def kind(transform: object) -> str:
+        return type(transform.transform if isinstance(transform, Sometimes) else transform).__name__
+
+    alone = [
+        *(Augment(speed=certain(speed)) for speed in filter(None, [augment.speed])),
+        *(Augment(wave=[certain(transform)]) for transform in augment.wave),
+        *(Augment(spectrogram=[certain(transform)]) for transform in augment.spectrogram),
+    ]
+    return {f"{number}_{kind(one.transforms[0])}": one for number, one in enumerate(alone, start=1)}
 
 
 def _write_wave(samples: np.ndarray, dataset: UtteranceDataset, path: Path) -> Path:

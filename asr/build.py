@@ -11,15 +11,15 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lhotse import CutSet
-from lhotse.dataset.sampling.base import CutSampler
 from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from asr.augment import Augment
+from asr.batching import Passes, Share
 from asr.corpus import Selection, drops, load_cuts, select
-from asr.dataset import Share, UtteranceDataset, evaluation_batches, training_sampler
+from asr.dataset import UtteranceDataset, evaluation_batches
 from asr.distributed import join
 from asr.errors import InputError, first_line
 from asr.features import LogMel
@@ -216,7 +216,7 @@ class Session:
     scheduler: LRScheduler
     compute: Compute
     data: Data
-    sampler: CutSampler
+    passes: Passes
     steps_per_epoch: int
 
 
@@ -229,15 +229,15 @@ def build_session(config: DictConfig) -> Session:
     augment = make(config.augment, "augment")
     data = build_data(config.data, recognizer)
     batch = config.batch
-    sampler = training_sampler(data.training_cuts(), batch.utterances, batch.seconds, batch.buckets, config.seed)
-    steps_per_epoch = config.steps_per_epoch or sum(1 for _ in sampler)
+    passes = Passes(data.training_cuts(), augment, config.seed, batch.utterances, batch.seconds, batch.buckets)
+    steps_per_epoch = config.steps_per_epoch or sum(1 for _ in passes.batches(0))
     recognizer.model.to(compute.device)
     if config.sync_batch_norm:
         compute.world.synchronise_batch_norm(recognizer.model)
     optimizer, scheduler = build_optimizer(config, recognizer.model, config.epochs * steps_per_epoch)
     if compute.device.type == "cpu":
         keep_freed_memory()  # not before: loading the corpus frees much that nobody needs again
-    return Session(recognizer, augment, optimizer, scheduler, compute, data, sampler, steps_per_epoch)
+    return Session(recognizer, augment, optimizer, scheduler, compute, data, passes, steps_per_epoch)
 
 
 def score_parts(

@@ -3,35 +3,26 @@
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
-from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
-from lhotse.dataset.sampling.base import CutSampler
+from lhotse.dataset.sampling import SimpleCutSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from asr.audio import UnreadableError, load_audio
 from asr.augment import Augment, seeded
+from asr.batching import SINGLE, WHOLE, Passes, PassSampler, Position, Share
 from asr.errors import InputError
 from asr.features import LogMel
 from asr.text import Alphabet
-
-
-class Position(NamedTuple):
-    """Where a batch stands in training: the pass over the data, and the batch within it."""
-
-    pass_number: int
-    batch_index: int
 
 
 class Unreadable(NamedTuple):
@@ -109,7 +100,7 @@ class UtteranceDataset(Dataset):
     def utterance(self, cut: Cut, pass_number: int) -> Utterance:
         """Reads, augments and transforms one cut."""
         with one_thread(), seeded(self.seed, pass_number, cut.id):
-            samples = self._waveform(cut)
+            samples = self._waveform(cut, pass_number)
             features = self.features(torch.from_numpy(samples), self.augment.spectrogram if self.augment else ())
         reference = self.alphabet.normalize(cut.supervisions[0].text or "")
         return Utterance(
@@ -119,11 +110,14 @@ class UtteranceDataset(Dataset):
     def waveform(self, cut: Cut, pass_number: int) -> np.ndarray:
         """(N,) samples as they go into the spectrogram: what people can listen to."""
         with seeded(self.seed, pass_number, cut.id):
-            return self._waveform(cut)
+            return self._waveform(cut, pass_number)
 
-    def _waveform(self, cut: Cut) -> np.ndarray:
+    def _waveform(self, cut: Cut, pass_number: int) -> np.ndarray:
         samples = load_audio(cut, self.features.sample_rate)
-        return self.augment.waveform(samples, self.features.sample_rate) if self.augment else samples
+        if self.augment is None:
+            return samples
+        speed = self.augment.speed_of(self.seed, pass_number, cut.id)
+        return self.augment.waveform(samples, self.features.sample_rate, speed)
 
 
 @contextmanager
@@ -159,74 +153,16 @@ def collate(position: Position, utterances: list[Utterance], unreadable: list[Un
     )
 
 
-class Share(NamedTuple):
-    """What one of several processes takes of each batch, in so many pieces. rank: of this process, from 0."""
-
-    rank: int
-    processes: int
-    pieces: int
-
-    def of(self, cuts: Iterable[Cut]) -> list[list[Cut]]:
-        """The pieces of this process. All are alike: cuts are dealt out by length."""
-        by_length = sorted(cuts, key=lambda cut: -cut.duration)
-        step = self.processes * self.pieces
-        return [by_length[first::step] for first in range(self.rank, step, self.processes)]
-
-
-WHOLE = Share(rank=0, processes=1, pieces=1)
-
-
-class PassSampler(Sampler):
-    """Endless: pass after pass over the data, each in its own order, from `start` on; of each batch the pieces."""
-
-    def __init__(self, sampler: CutSampler, start: Position, share: Share = WHOLE) -> None:
-        self.sampler, self.start, self.share = sampler, start, share
-
-    def __iter__(self) -> Iterator[tuple[Position, list[Cut]]]:
-        for pass_number in count(self.start.pass_number):
-            self.sampler.set_epoch(pass_number)
-            for index, cuts in enumerate(self.sampler):
-                position = Position(pass_number, index)
-                if position >= self.start:
-                    for piece in self.share.of(cuts):
-                        yield position, piece
-
-
-def training_sampler(
-    cuts: CutSet, utterances: int | None, seconds: float | None, buckets: int, seed: int
-) -> CutSampler:
-    """Random batches of so many utterances (the writeup's), or batches of like length, so many seconds with padding."""
-    if (utterances is None) == (seconds is None):
-        raise InputError(
-            f"batch.utterances={utterances} and batch.seconds={seconds}: exactly one of them must be set; "
-            "utterances gives random batches as in the writeup, seconds gives batches of like length; set the other "
-            "to null"
-        )
-    # Every process draws the whole stream and takes its share; lhotse would otherwise ask torch.distributed.
-    single = {"world_size": 1, "rank": 0, "shuffle": True, "seed": seed}
-    if utterances is not None:
-        return SimpleCutSampler(cuts, max_cuts=utterances, **single)
-    longest = max(cut.duration for cut in cuts)
-    if seconds is not None and longest > seconds:
-        raise InputError(
-            f"batch.seconds={seconds}: the longest training utterance has {longest:.1f} s and must fit into a batch; "
-            "raise batch.seconds or lower data.max_seconds"
-        )
-    # It warns that lazily read cuts would need less memory; ours were read to be filtered and counted.
-    warnings.filterwarnings("ignore", message="You are using DynamicBucketingSampler with an eagerly read")
-    return DynamicBucketingSampler(cuts, max_duration=seconds, num_buckets=min(buckets, len(cuts)), **single)
-
-
 def training_batches(
     dataset: UtteranceDataset,
-    sampler: CutSampler,
+    passes: Passes,
     start: Position,
     workers: int,
     pin_memory: bool,
     share: Share = WHOLE,
 ) -> Iterator[Batch]:
     """Batches without end, from `start` on, one piece after the other; the same for any number of workers."""
-    return _load(dataset, PassSampler(sampler, start, share), workers, pin_memory)
+    return _load(dataset, PassSampler(passes, start, share), workers, pin_memory)
 
 
 def evaluation_batches(
@@ -237,7 +173,7 @@ def evaluation_batches(
     A process gets every processes-th batch, all of it.
     """
     by_length = cuts.sort_by_duration(ascending=False)
-    sampler = SimpleCutSampler(by_length, max_duration=seconds, shuffle=False, world_size=1, rank=0)
+    sampler = SimpleCutSampler(by_length, max_duration=seconds, shuffle=False, **SINGLE)
     numbered = [(Position(0, index), list(batch)) for index, batch in enumerate(sampler)]
     return _load(dataset, numbered[share.rank :: share.processes], workers, pin_memory)
 

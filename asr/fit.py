@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from asr.batching import Position
 from asr.checkpoint import EpochTotals, TrainState
-from asr.dataset import Batch, Position
+from asr.dataset import Batch
 from asr.loop import EpochSummary, Evaluation, evaluate, train_epoch
 from asr.step import Compute, StepMetrics
 from asr.text import Alphabet

@@ -13,8 +13,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from asr.batching import Position
 from asr.checkpoint import EpochTotals
-from asr.dataset import Batch, Position
+from asr.dataset import Batch
 from asr.decode import greedy
 from asr.loss import alignable
 from asr.memory import EVALUATION_SETTINGS, out_of_memory_explained

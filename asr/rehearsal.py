@@ -1,15 +1,13 @@
 """The longest batch is tried before training, so that memory runs out in the first minute and not in the tenth hour."""
 
-from itertools import takewhile
-
 import numpy as np
 import torch
-from lhotse.dataset.sampling.base import CutSampler
 from torch import nn
 from torch.optim import Optimizer
 
 from asr.augment import Augment, seeded
-from asr.dataset import WHOLE, Batch, PassSampler, Position, Share, Utterance, UtteranceDataset, collate
+from asr.batching import WHOLE, Passes, Position, Share
+from asr.dataset import Batch, Utterance, UtteranceDataset, collate
 from asr.memory import out_of_memory_explained
 from asr.step import Compute, batch_losses
 
@@ -22,8 +20,8 @@ def is_wanted(setting: bool | str, compute: Compute) -> bool:
     return compute.device.type == "cuda" if setting == "auto" else bool(setting)
 
 
-def longest_batch(dataset: UtteranceDataset, sampler: CutSampler, share: Share = WHOLE) -> Batch:
-    """The piece of a batch with the most frames, padding included, of all that the sampler gives.
+def longest_batch(dataset: UtteranceDataset, passes: Passes, share: Share = WHOLE) -> Batch:
+    """The piece of a batch with the most frames, padding included, of all passes.
 
     Nothing else takes more memory. Of several processes the first gets the longest share, and all try that.
 
@@ -34,11 +32,11 @@ def longest_batch(dataset: UtteranceDataset, sampler: CutSampler, share: Share =
     length are in every pass others, and lhotse lets the last utterance of one lengthen all of it, so that it exceeds
     batch.seconds by some percent; a later pass can exceed it by a little more than the PASSES that are looked through.
     """
-    passes = takewhile(
-        lambda item: item[0].pass_number < PASSES, PassSampler(sampler, Position(0, 0), share._replace(rank=0))
-    )
-    cuts = max((cuts for _, cuts in passes), key=lambda cuts: len(cuts) * max(cut.duration for cut in cuts))
-    seconds, rate = max(cut.duration for cut in cuts), dataset.features.sample_rate
+    batches = (batch for number in range(PASSES) for batch in passes.batches(number))
+    pieces = (piece for batch in batches for piece in share._replace(rank=0).of(batch))
+    longest = max(pieces, key=lambda piece: len(piece) * max(heard.duration for heard in piece))
+    cuts, seconds = [heard.cut for heard in longest], max(heard.duration for heard in longest)
+    rate = dataset.features.sample_rate
     samples = longest_augmented(dataset.augment, round(seconds * rate), rate)
     features = torch.zeros(dataset.features.frames(samples), dataset.features.n_mels)
     references = [dataset.alphabet.normalize(cut.supervisions[0].text or "") for cut in cuts]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from asr.dataset import Batch, Position, Unreadable
+from asr.batching import Position
+from asr.dataset import Batch, Unreadable
 from asr.distributed import ALONE, World, unsynchronised
 from asr.loss import ctc_losses
 from asr.memory import out_of_memory_explained

@@ -15,11 +15,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from asr import artifacts, checkpoint
+from asr.batching import Position, Share
 from asr.build import Session, build_session, score_parts
 from asr.checkpoint import TrainState
 from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point, remove_if_empty
 from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
-from asr.dataset import Batch, Position, Share, evaluation_batches, training_batches
+from asr.dataset import Batch, evaluation_batches, training_batches
 from asr.distributed import ALONE, World, is_main_process, join
 from asr.errors import DivergedError, InputError
 from asr.fit import fit
@@ -177,13 +178,13 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
     dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
     share = Share(world.rank, world.size, config.batch.accumulate)
     if is_wanted(config.rehearse, compute):
-        longest = longest_batch(dataset, session.sampler, share)
+        longest = longest_batch(dataset, session.passes, share)
         world.together(lambda: rehearse(state.model, longest, state.optimizer, compute))
     if session.augment.transforms and tracked:
         for path in artifacts.write_augmentation(dataset, cuts, directory / "augmentation"):
             tracked.log_file(path, "augmentation")
     batches = training_batches(
-        dataset, session.sampler, Position(*state.position), config.workers, compute.pin_memory, share
+        dataset, session.passes, Position(*state.position), config.workers, compute.pin_memory, share
     )
     plain_dataset, dev_cuts = session.recognizer.dataset(None, config.seed), session.data.dev_cuts()
 

@@ -22,14 +22,9 @@ from lhotse.utils import fastcopy
 
 from asr import prepare
 from asr.augment import Augment
+from asr.batching import Passes, Position
 from asr.corpus import drops, load_cuts, select
-from asr.dataset import (
-    Position,
-    UtteranceDataset,
-    evaluation_batches,
-    training_batches,
-    training_sampler,
-)
+from asr.dataset import UtteranceDataset, evaluation_batches, training_batches
 from asr.errors import InputError
 from asr.features import LogMel
 from asr.text import Alphabet, frames_needed
@@ -275,8 +270,8 @@ def test_an_utterance_that_cannot_be_read_does_not_change_the_batches_after_it(
     workers: int, cuts: CutSet, tmp_path: Path
 ) -> None:
     def stream() -> list:
-        sampler = training_sampler(cuts, utterances=2, seconds=None, buckets=1, seed=3)
-        return list(islice(training_batches(dataset(True), sampler, Position(0, 0), workers, False), 6))
+        passes = Passes(cuts, Augment(), seed=3, utterances=2, seconds=None, buckets=1)
+        return list(islice(training_batches(dataset(True), passes, Position(0, 0), workers, False), 6))
 
     whole = stream()
     (tmp_path / "b.wav").unlink()

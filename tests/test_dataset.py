@@ -1,7 +1,7 @@
 """From audio files to batches: the same for any number of workers, new in every pass, complete."""
 
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import audiomentations
@@ -16,19 +16,15 @@ from omegaconf import OmegaConf
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 
 from asr.audio import load_audio
-from asr.augment import AddGaussianNoise, Augment, Sometimes, seeded
-from asr.dataset import (
-    Position,
-    UtteranceDataset,
-    evaluation_batches,
-    training_batches,
-    training_sampler,
-)
+from asr.augment import AddGaussianNoise, Augment, Sometimes, Speed, at_speed, seeded
+from asr.batching import Passes, Position
+from asr.dataset import UtteranceDataset, evaluation_batches, training_batches
 from asr.errors import InputError
 from asr.features import LogMel
 from asr.text import Alphabet
 
 LETTERS = Alphabet(" abcdefghijklmnopqrstuvwxyz")
+SPED = Augment(Speed(p=0.8, slowest=0.85, fastest=1.15))
 NOISY = Augment(
     wave=[AddGaussianNoise(0.001, 0.01, p=0.5)],
     spectrogram=[Sometimes(FrequencyMasking(8), 0.5), Sometimes(TimeMasking(20), 0.5)],
@@ -71,9 +67,9 @@ def same(a, b):
 def test_batches_are_the_same_for_any_number_of_workers(cuts, batching):
     streams = []
     for workers in (0, 1, 3):
-        sampler = training_sampler(cuts, **batching, buckets=3, seed=5)
+        passes = Passes(cuts, NOISY, 5, **batching, buckets=3)
         dataset = UtteranceDataset(LETTERS, log_mel(), NOISY, seed=5)
-        streams.append(list(islice(training_batches(dataset, sampler, Position(0, 0), workers, False), 12)))
+        streams.append(list(islice(training_batches(dataset, passes, Position(0, 0), workers, False), 12)))
     for other in streams[1:]:
         assert all(same(a, b) for a, b in zip(streams[0], other, strict=True))
 
@@ -84,7 +80,7 @@ def test_the_stream_goes_on_from_any_position(cuts, batching):
     dataset = UtteranceDataset(LETTERS, log_mel(), NOISY, seed=5)
 
     def stream(start):
-        return training_batches(dataset, training_sampler(cuts, **batching, buckets=3, seed=5), start, 0, False)
+        return training_batches(dataset, Passes(cuts, NOISY, 5, **batching, buckets=3), start, 0, False)
 
     whole = list(islice(stream(Position(0, 0)), 14))
     for done in (1, 5, 6, 13):
@@ -95,10 +91,10 @@ def test_the_stream_goes_on_from_any_position(cuts, batching):
 
 @pytest.mark.parametrize("batching", [{"utterances": 4, "seconds": None}, {"utterances": None, "seconds": 4.0}])
 def test_a_pass_holds_every_utterance_once_in_another_order(cuts, batching):
-    sampler = training_sampler(cuts, **batching, buckets=3, seed=5)
+    passes = Passes(cuts, NOISY, 5, **batching, buckets=3)
     dataset = UtteranceDataset(LETTERS, log_mel(), None, seed=5)
     orders = {0: [], 1: []}
-    for batch in training_batches(dataset, sampler, Position(0, 0), 0, False):
+    for batch in training_batches(dataset, passes, Position(0, 0), 0, False):
         if batch.position.pass_number == 2:
             break
         orders[batch.position.pass_number] += batch.ids
@@ -107,20 +103,52 @@ def test_a_pass_holds_every_utterance_once_in_another_order(cuts, batching):
 
 
 def test_batches_of_like_length_hold_no_more_than_their_seconds(cuts):
-    sampler = training_sampler(cuts, None, 4.0, buckets=3, seed=5)
-    for batch in sampler:
-        assert max(cut.duration for cut in batch) * len(batch) <= 4.0
+    for batch in Passes(cuts, NOISY, 5, None, 4.0, buckets=3).batches(0):
+        assert max(heard.duration for heard in batch) * len(batch) <= 4.0
 
 
-def test_batches_of_like_length_hold_at_most_5_percent_padding():
+@pytest.mark.parametrize("augment", [Augment(), SPED])
+def test_batches_of_like_length_hold_at_most_5_percent_padding(augment):
     """Three hours with LibriSpeech's lengths (most of 12 to 16 s, a tail down to 2 s), and the buckets of conf."""
     seconds = np.random.default_rng(0).triangular(2, 15.5, 16.5, 1000).tolist()
     recordings = [Recording(f"u{i}", [], 16000, int(16000 * s), int(16000 * s) / 16000) for i, s in enumerate(seconds)]
     like_librispeech = CutSet.from_cuts(recording.to_cut() for recording in recordings)
     buckets = OmegaConf.load(Path(__file__).parents[1] / "conf" / "train.yaml").batch.buckets
-    batches = [[cut.duration for cut in batch] for batch in training_sampler(like_librispeech, None, 320, buckets, 1)]
+    passes = Passes(like_librispeech, augment, 1, None, 320, buckets)
+    batches = [[heard.duration for heard in batch] for batch in passes.batches(3)]
     with_padding = sum(len(durations) * max(durations) for durations in batches)
     assert sum(map(sum, batches)) / with_padding >= 0.95
+
+
+def test_batches_are_made_of_utterances_at_the_speed_at_which_they_are_heard(cuts):
+    """Else those of like length would not be: what the batch was made by is how long its features are."""
+    passes, dataset = Passes(cuts, SPED, 5, None, 4.0, buckets=3), UtteranceDataset(LETTERS, log_mel(), SPED, seed=5)
+    drawn = {}
+    for number in (0, 1):
+        for heard in chain(*passes.batches(number)):
+            assert len(dataset.utterance(heard.cut, number).features) == pytest.approx(80 * heard.duration + 1, abs=1)
+            drawn[number, heard.id] = heard.cut.duration / heard.duration
+    assert len(set(drawn.values())) > len(cuts)  # another one in each pass, but for those that stay at 1
+    assert 0.85 <= min(drawn.values()) < 0.9 < 1 in drawn.values()
+    assert 1.1 < max(drawn.values()) <= 1.15
+
+
+def test_another_speed_moves_length_and_pitch():
+    samples = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000).astype(np.float32)
+    faster = at_speed(samples, 1.1)
+    assert len(faster) == pytest.approx(16000 / 1.1, abs=1)
+    spectrum = np.abs(np.fft.rfft(faster, 16000))
+    assert spectrum.argmax() == pytest.approx(1100, abs=2)
+    assert at_speed(samples, 1.0) is samples
+
+
+def test_a_pass_is_shuffled_beyond_what_lhotse_holds_at_once():
+    """20,000 utterances of two equal halves: the first batches have as many of both."""
+    recording = Recording("one", [], 16000, 16000, 1.0)
+    cuts = CutSet.from_cuts(MonoCut(f"{i:05}", 0, 1 + i % 7 / 100, 0, [], recording=recording) for i in range(20_000))
+    batches = islice(Passes(cuts, Augment(), 1, None, 100.0, buckets=3).batches(0), 20)
+    second_half = [heard.id >= "10000" for batch in batches for heard in batch]
+    assert 0.4 < np.mean(second_half) < 0.6
 
 
 def test_augmentation_depends_on_seed_pass_and_utterance_alone(cuts):
@@ -200,12 +228,12 @@ def test_a_file_that_cannot_be_read_is_named_even_from_a_worker(tmp_path):
 @pytest.mark.parametrize(("utterances", "seconds"), [(None, None), (4, 10.0)])
 def test_batches_are_of_one_kind(cuts, utterances, seconds):
     with pytest.raises(InputError, match="exactly one"):
-        training_sampler(cuts, utterances, seconds, buckets=2, seed=0)
+        Passes(cuts, Augment(), 0, utterances, seconds, buckets=2)
 
 
 def test_the_longest_utterance_must_fit_into_a_batch(cuts):
     with pytest.raises(InputError, match="longest"):
-        training_sampler(cuts, None, 1.0, buckets=2, seed=0)
+        Passes(cuts, Augment(), 0, None, 1.0, buckets=2)
 
 
 def test_features_are_torchaudios_with_masks_before_the_log():

@@ -16,9 +16,10 @@ from conftest import SMALL, compose_small, exit_code, forked
 from test_resume import content, same, timeless
 
 from asr import checkpoint, train
+from asr.batching import Position, Share
 from asr.build import build_session
 from asr.cli import Job
-from asr.dataset import Position, Share, evaluation_batches
+from asr.dataset import evaluation_batches
 from asr.distributed import join
 from asr.errors import InputError, ToldError
 from asr.interrupt import Interrupted
@@ -51,10 +52,12 @@ def in_processes(action, size=2):
 def pieces_of(session, steps, accumulate=1, cut=slice(None)):
     """The shares of this process of the first batches; of each batch only the utterances `cut` are left."""
     world = session.compute.world
-    share, sampler = Share(world.rank, world.size, accumulate), session.sampler
+    share = Share(world.rank, world.size, accumulate)
     dataset = session.recognizer.dataset(session.augment, 1)
-    whole = [(Position(0, index), list(cuts)[cut]) for index, cuts in enumerate(islice(sampler, steps))]
-    return [[dataset[position, piece] for piece in share.of(cuts)] for position, cuts in whole]
+    whole = [(Position(0, index), batch[cut]) for index, batch in enumerate(islice(session.passes.batches(0), steps))]
+    return [
+        [dataset[position, [heard.cut for heard in piece]] for piece in share.of(batch)] for position, batch in whole
+    ]
 
 
 CASES = {  # settings, which utterances of a batch there are, and whether batch norm is in training mode

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 
+from asr.batching import Position
 from asr.corpus import TOLERANCE_SECONDS, load_cuts
-from asr.dataset import Position, Unreadable, Utterance, collate
+from asr.dataset import Unreadable, Utterance, collate
 from asr.errors import InputError
 from asr.features import LogMel
 from asr.indexed import IndexedCut

@@ -10,9 +10,10 @@ from lhotse import CutSet
 from torch import nn
 
 from asr import checkpoint, loop, step, train
+from asr.batching import Position
 from asr.build import build_session
 from asr.cli import Job
-from asr.dataset import Position, Unreadable, training_batches
+from asr.dataset import Unreadable, training_batches
 from asr.distributed import ALONE
 from asr.errors import DivergedError, InputError
 from asr.guard import Guard
@@ -23,7 +24,7 @@ JOB = Job("guarded", {}, [], "python -m asr.train")
 
 def batches_of(session, count):
     dataset = session.recognizer.dataset(session.augment, 1)
-    return list(islice(training_batches(dataset, session.sampler, Position(0, 0), 0, False), count))
+    return list(islice(training_batches(dataset, session.passes, Position(0, 0), 0, False), count))
 
 
 def trained(session, batch):

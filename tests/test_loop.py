@@ -11,10 +11,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from asr import loop, train
+from asr.batching import WHOLE, Position
 from asr.build import build_session
 from asr.checkpoint import EpochTotals
 from asr.cli import Job
-from asr.dataset import WHOLE, Position, training_batches
+from asr.dataset import training_batches
 from asr.distributed import ALONE
 from asr.loop import train_epoch
 from asr.step import Compute, backward, batch_losses, read, train_step
@@ -30,7 +31,7 @@ OPTIMIZERS = {
 
 def stream(session, pieces=1, start=Position(0, 0)):  # noqa: B008
     dataset = session.recognizer.dataset(session.augment, 1)
-    return training_batches(dataset, session.sampler, start, 0, False, WHOLE._replace(pieces=pieces))
+    return training_batches(dataset, session.passes, start, 0, False, WHOLE._replace(pieces=pieces))
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 11])

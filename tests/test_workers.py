@@ -29,8 +29,8 @@ for name in "abcd":
     cuts.append(cut)
 features = LogMel(16000, 400, 200, 8, None, 1e-5, "none")
 dataset = UtteranceDataset(Alphabet(" ehlo"), features, Augment(), seed=0)
-sampler = training_sampler(CutSet.from_cuts(cuts), 2, None, 1, seed=0)
-batches = training_batches(dataset, sampler, Position(0, 0), 2, False)
+passes = Passes(CutSet.from_cuts(cuts), Augment(), 0, 2, None, 1)
+batches = training_batches(dataset, passes, Position(0, 0), 2, False)
 next(batches)
 print("training", flush=True)
 while len(got) < 2:

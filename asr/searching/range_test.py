@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from asr.artifacts import write_table
+from asr.batching import WHOLE, Position
 from asr.build import Session, build_session
 from asr.cli import Job
 from asr.console import console, print_facts, print_plan, print_whereabouts, progress_bar
-from asr.dataset import WHOLE, Position, training_batches
+from asr.dataset import training_batches
 from asr.errors import InputError
 from asr.pictures import DEV, OTHER, TRAIN, new_figure
 from asr.plan import plan_facts, plan_parts
@@ -125,7 +126,7 @@ def measure(session: Session, config: DictConfig, smoothing: float, diverged_at:
     pieces = config.batch.accumulate
     batches = training_batches(
         dataset,
-        session.sampler,
+        session.passes,
         Position(0, 0),
         config.workers,
         session.compute.pin_memory,

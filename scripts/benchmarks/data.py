@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 
 from asr.audio import load_audio
 from asr.augment import seeded
+from asr.batching import Position
 from asr.build import Session, build_session
-from asr.dataset import Position, UtteranceDataset, collate, training_batches
+from asr.dataset import UtteranceDataset, collate, training_batches
 from asr.step import train_step
 from benchmarks import Figure, composed
 
@@ -77,7 +78,7 @@ def padding(config: DictConfig) -> float:
 
 def batches_of(session: Session, config: DictConfig) -> Iterator:
     dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
-    return training_batches(dataset, session.sampler, Position(0, 0), workers=1, pin_memory=False)
+    return training_batches(dataset, session.passes, Position(0, 0), workers=1, pin_memory=False)
 
 
 def share_of_waiting(config: DictConfig) -> float:

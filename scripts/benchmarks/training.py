@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from asr.batching import Position
 from asr.build import Recognizer, build_compute, build_optimizer, build_recognizer
-from asr.dataset import Batch, Position
+from asr.dataset import Batch
 from asr.memory import keep_freed_memory
 from asr.model import DeepSpeech2
 from asr.step import train_step
