@@ -91,6 +91,25 @@ def test_bidirectional_layer_is_torchs_packed_one():
         torch.testing.assert_close(ours_is, theirs_is)
 
 
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_layer_under_autocast_multiplies_in_bf16(monkeypatch, packs):
+    """And gives float32, with the errors of rounded inputs; also where oneDNN cannot multiply bf16."""
+    monkeypatch.setattr("asr.gru._packs", lambda dtype: packs)
+    torch.manual_seed(1)
+    layer, x = BidirectionalGRU(40, 32), torch.randn(200, 3, 40, requires_grad=True)
+    index = reversal(torch.tensor([200, 150, 7]), 200)
+
+    def outputs_and_gradients(bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = layer(x, index)
+        return output, *torch.autograd.grad(output.square().mean(), [x, *layer.parameters()])
+
+    for rounded, exact in zip(outputs_and_gradients(True), outputs_and_gradients(False), strict=True):
+        assert rounded.dtype == torch.float32
+        error = (rounded - exact).norm() / exact.norm()
+        assert 1e-3 < error < 5e-3
+
+
 @pytest.mark.parametrize("convs", [[CONV_41, CONV_21], [CONV_41, CONV_41, CONV_21]])
 def test_output_lengths_are_those_of_the_convolutions(convs):
     model = small_model(convs=convs).eval()

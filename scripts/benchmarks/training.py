@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from resource import RUSAGE_SELF, getrusage
@@ -32,7 +32,10 @@ QUICKSTART = ["experiment=quickstart", "augment=none"]
 
 
 class Case(NamedTuple):
-    """A model and a batch; how many times as fast as the reference one process should be, and two of one thread."""
+    """A model and a batch; how many times as fast as the reference one process should be, and two of one thread.
+
+    The reference computes in float32, as it was published; ours in float32 and, with the same targets, in bf16.
+    """
 
     model: str
     utterances: int
@@ -41,6 +44,8 @@ class Case(NamedTuple):
 
 
 CASES = (Case("ds2_7gru", 16, 4, 5), Case("ds2_2conv_4gru", 16, 13), Case("ds2_7gru", 32), Case("ds2_2conv_4gru", 32))
+PRECISIONS = ("float32", "bf16")
+TWO = ", two processes of one thread"
 
 
 class Timing(NamedTuple):
@@ -75,38 +80,43 @@ def measure(rounds: int) -> Iterator[Figure]:
     """Ours against the reference, and both against what the machine can do."""
     peak = sgemm_gflops(rounds)
     yield Figure("train", f"sgemm of 2048 x 2048, {torch.get_num_threads()} threads", peak, "GFLOP/s")
-    with stepper([(serve_ours, (QUICKSTART, 0, 1))]) as step:
-        timing = in_like_lengths(step, 32, np.random.default_rng(1))
-    yield Figure("train", "quickstart's model, batch 32", timing.speed, "audio-s/s", 150, share_of(timing, peak))
+    for precision in PRECISIONS:
+        with stepper([(serve_ours, ([*QUICKSTART, f"precision={precision}"], 0, 1))]) as step:
+            timing = in_like_lengths(step, 32, np.random.default_rng(1))
+        name = f"quickstart's model, batch 32, {precision}"
+        yield Figure("train", name, timing.speed, "audio-s/s", 150, share_of(timing, peak))
     for case in CASES:
         yield from compare(case, peak, rounds)
 
 
 def compare(case: Case, peak: float, rounds: int) -> Iterator[Figure]:
-    """One process of ours, two where that has a target, and the reference, by turns."""
-    random, overrides = np.random.default_rng(1), [f"model={case.model}", "augment=none"]
-    port = free_port()
-    pair = [(serve_ours, (overrides, rank, 2, port)) for rank in (0, 1)] if case.target_of_two else []
-    one, two, reference = Timing(), Timing(), Timing()
-    with (
-        stepper([(serve_ours, (overrides, 0, 1))]) as step,
-        stepper(pair) as step_of_two,
-        stepper([(serve_reference, (overrides,))]) as step_of_reference,
-    ):
-        for _ in range(rounds):
-            one = one.plus(in_like_lengths(step, case.utterances, random))
-            reference = reference.plus(step_of_reference(lengths(random.random(case.utterances))))
-            if pair:  # each process has a batch of its own
-                two = two.plus(in_like_lengths(step_of_two, 2 * case.utterances, random))
-    name = f"{case.model}, batch {case.utterances}"
-    yield Figure("train", f"{name}: reference", reference.speed, "audio-s/s", None, share_of(reference, peak))
-    yield Figure("train", name, one.speed, "audio-s/s", None, share_of(one, peak))
-    yield Figure("train", f"{name}: ratio", one.speed / reference.speed, "x", case.target)
-    if pair:
-        name += ", two processes of one thread"
-        yield Figure("train", name, two.speed, "audio-s/s")
-        yield Figure("train", f"{name}: share of sgemm", two.gflops / peak, "", 0.6)
-        yield Figure("train", f"{name}: ratio", two.speed / reference.speed, "x", case.target_of_two)
+    """One process of ours, two where that has a target, and the reference, by turns and with the same lengths."""
+    overrides = [f"model={case.model}", "augment=none"]
+    teams: dict[str, list] = {"reference": [(serve_reference, (overrides,))]}
+    for precision in PRECISIONS:
+        settings = [*overrides, f"precision={precision}"]
+        teams[precision] = [(serve_ours, (settings, 0, 1))]
+        if case.target_of_two:
+            port = free_port()
+            teams[precision + TWO] = [(serve_ours, (settings, rank, 2, port)) for rank in (0, 1)]
+    timings = dict.fromkeys(teams, Timing())
+    with ExitStack() as stack:
+        steps = {team: stack.enter_context(stepper(servers)) for team, servers in teams.items()}
+        for turn in range(1, rounds + 1):
+            for team, step in steps.items():
+                random, utterances = np.random.default_rng(turn), case.utterances * len(teams[team])
+                in_turn = step(lengths(random.random(utterances))) if team == "reference" else (
+                    in_like_lengths(step, utterances, random)
+                )  # fmt: skip
+                timings[team] = timings[team].plus(in_turn)
+    for team, timing in timings.items():
+        name = f"{case.model}, batch {case.utterances}, {team}"
+        yield Figure("train", name, timing.speed, "audio-s/s", None, share_of(timing, peak))
+        if team != "reference":
+            target = case.target_of_two if team.endswith(TWO) else case.target
+            yield Figure("train", f"{name}: ratio", timing.speed / timings["reference"].speed, "x", target)
+        if team == "float32" + TWO:
+            yield Figure("train", f"{name}: share of sgemm", timing.gflops / peak, "", 0.6)
 
 
 def share_of(timing: Timing, peak: float) -> str:
@@ -168,7 +178,7 @@ def serve_ours(connection: Connection, overrides: list[str], rank: int, size: in
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     config = composed(overrides)
-    compute = build_compute("cpu", "float32")
+    compute = build_compute("cpu", config.precision)
     recognizer = build_recognizer(config, config.seed)
     recognizer.model.train()
     optimizer, scheduler = build_optimizer(config, recognizer.model, 10_000)
