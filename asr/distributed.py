@@ -60,14 +60,10 @@ class World:
         return int(tensor)
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, on the device, without a gradient."""
+        """The sum over all processes, on the device."""
         if self.size > 1:
             dist.all_reduce(tensor := tensor.clone(), group=self.steps)
         return tensor
-
-    def differentiable_total(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, through which gradients flow to each of them."""
-        return _Total.apply(tensor, self)
 
     def gather(self, item: T) -> list[T]:
         """What each process gives, in the order of their ranks."""
@@ -114,7 +110,7 @@ class World:
         if self.size > 1:
             for module in model.modules():
                 if isinstance(module, MaskedBatchNorm2d):
-                    module.total = self.differentiable_total
+                    module.total = self.total
 
     def share_buffers(self, model: nn.Module) -> None:
         """Everywhere those of the main process: batch norm's running statistics, after a step its own in each."""
@@ -137,19 +133,6 @@ class World:
                 f"limit: {STEP.seconds} s): {first_line(error)}. What it said itself stands above or in its machine's "
                 "log; the same command goes on from the last checkpoint"
             ) from error
-
-
-class _Total(torch.autograd.Function):
-    """A sum over all processes, each of which uses it: so the gradients that come back are summed, too."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, world: World) -> Tensor:
-        ctx.world = world
-        return world.total(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.world.total(grads[0]), None
 
 
 ALONE = World(rank=0, size=1, local_rank=0)
