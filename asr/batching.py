@@ -83,6 +83,11 @@ class Passes:
                 "set; utterances gives random batches as in the writeup, seconds gives batches of like length; set "
                 "the other to null"
             )
+        if self.seconds is not None and len(self.cuts) == 1:
+            raise InputError(
+                f"batch.seconds={self.seconds}: there is one training utterance, and batches of like length need two; "
+                "set batch.utterances=1 and batch.seconds=null"
+            )
         longest = max(cut.duration for cut in self.cuts) / self.augment.slowest
         if self.seconds is not None and longest > self.seconds:
             raise InputError(

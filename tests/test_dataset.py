@@ -231,6 +231,12 @@ def test_batches_are_of_one_kind(cuts, utterances, seconds):
         Passes(cuts, Augment(), 0, utterances, seconds, buckets=2)
 
 
+def test_batches_of_like_length_need_two_utterances(cuts):
+    with pytest.raises(InputError, match="one training utterance"):
+        Passes(cuts.subset(first=1), Augment(), 0, None, 10.0, buckets=2)
+    assert len(list(chain(*Passes(cuts.subset(first=2), Augment(), 0, None, 10.0, buckets=2).batches(0)))) == 2
+
+
 def test_the_longest_utterance_must_fit_into_a_batch(cuts):
     with pytest.raises(InputError, match="longest"):
         Passes(cuts, Augment(), 0, None, 1.0, buckets=2)
