@@ -4,6 +4,11 @@ A training in one process is a world of one: it gets back what it gives, and nee
 """
 
 import os
+import re
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -120,19 +125,26 @@ class World:
 
     @contextmanager
     def losses_explained(self) -> Iterator[None]:
-        """Inside, a process that is gone or hangs is an InputError (a ToldError but in the main process)."""
+        """Inside, the loss of another process, which is gone or hangs, ends this one with a paragraph.
+
+        Each says it, at once: the main one may be what is lost, and who waits for a process that waits in vain learns
+        of it when that one ends.
+        """
         try:
             yield
         except RuntimeError as error:
             if self.size == 1 or not any(word in str(error) for word in LOST):
                 raise
-            if not self.is_main:
-                raise ToldError from error
-            raise InputError(
-                f"process 0 of {self.size} has lost another one, which ended or let it wait for too long (a step's "
-                f"limit: {STEP.seconds} s): {first_line(error)}. What it said itself stands above or in its machine's "
-                "log; the same command goes on from the last checkpoint"
-            ) from error
+            # Without gloo's line of code before it and its advice after it.
+            reason = re.sub(r"^\[\S+\] ", "", first_line(error)).split(". ")[0]
+            print(
+                f"error: process {self.rank} of {self.size} has lost another one: {reason}. One has ended, or let this "
+                f"one wait in a step for longer than {STEP.seconds} s; what it said itself, if anything, stands near "
+                "this or in its machine's log. The same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+            ignore_torchrun()
+            raise SystemExit(2) from error
 
 
 ALONE = World(rank=0, size=1, local_rank=0)
@@ -156,6 +168,8 @@ def join() -> World:
     """
     if processes() == 1:
         return ALONE
+    if dist.is_torchelastic_launched():
+        threading.Thread(target=_stop_without, args=[os.getppid()], daemon=True).start()
     # With gloo beside NCCL the hosts can settle things without their GPUs.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=WORK)
@@ -168,8 +182,22 @@ def unsynchronised(model: nn.Module) -> AbstractContextManager[None]:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
+def _stop_without(torchrun: int) -> None:
+    """One that is killed (-9) tells its processes nothing: they are stopped then, as by its SIGTERM."""
+    while os.getppid() == torchrun:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def leave_after_main() -> None:
     """Waits for the main process to end: when one has ended with an error, torchrun gives the others no more time."""
-    if dist.is_initialized() and dist.get_rank() > 0:
-        with suppress(RuntimeError):  # it sends nothing; its end closes the connection
-            dist.recv(torch.zeros(1), src=0)
+    if dist.is_initialized():
+        ignore_torchrun()
+        if dist.get_rank() > 0:
+            with suppress(RuntimeError):  # it sends nothing; its end closes the connection
+                dist.recv(torch.zeros(1), src=0)
+
+
+def ignore_torchrun() -> None:
+    """For a process that is about to end: torchrun's SIGTERM, since another has ended, would only cut that short."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -69,9 +69,12 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
     if (directory / "results.json").exists():
         return show_finished(config, directory, job.name)
 
-    with world.together(
-        lambda: open_tracked(session, config, job, plain, directory) if world.is_main else nullcontext()
-    ) as tracked:
+    with (
+        world.together(
+            lambda: open_tracked(session, config, job, plain, directory) if world.is_main else nullcontext()
+        ) as tracked,
+        world.losses_explained(),  # here too, so that it is told before the tracked run is closed
+    ):
         train(state, session, config, plain, directory, tracked)
         results = test(state, session, config, directory, tracked)
     print_results(f"{job.name}: best.pt on the test parts", results)
