@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from torch import nn
+
 from asr.batching import Position
 from asr.checkpoint import EpochTotals, TrainState
 from asr.dataset import Batch
@@ -14,6 +16,7 @@ from asr.text import Alphabet
 
 def fit(
     state: TrainState,
+    model: nn.Module,
     batches: Iterator[Batch],
     dev_batches: Callable[[], Iterable[Batch]],
     alphabet: Alphabet,
@@ -34,6 +37,7 @@ def fit(
 
     state:   where to start, which may be within an epoch; it can go on from there, whatever ends it in on_read, in the
              evaluation or in on_epoch
+    model:   that of the state, or what all processes train of it together
     monitor: the dev score whose lowest value is the best: loss, wer, cer, mean_wer or mean_cer
     accumulate, read_every, ask: as in train_epoch
     on_step: told of each step, in order, when it is read; the model may be some steps further
@@ -49,7 +53,6 @@ def fit(
             on_step(state, metrics)
         on_read(state, answer)
 
-    model = compute.world.parallel(state.model)
     while state.epoch < epochs:
         trained = train_epoch(
             model, batches, steps_per_epoch, state.this_epoch, state.optimizer, state.scheduler, max_grad_norm,

@@ -1,4 +1,11 @@
-"""The longest batch is tried before training, so that memory runs out in the first minute and not in the tenth hour."""
+"""What is tried before training, and leaves no trace in it.
+
+The longest batch, so that memory runs out in the first minute and not in the tenth hour; and, of several processes, a
+frame of silence, so that their gradients lie where they will lie from then on.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -8,8 +15,10 @@ from torch.optim import Optimizer
 from asr.augment import Augment, seeded
 from asr.batching import WHOLE, Passes, Position, Share
 from asr.dataset import Batch, Utterance, UtteranceDataset, collate
+from asr.distributed import unsynchronised
 from asr.memory import out_of_memory_explained
-from asr.step import Compute, batch_losses
+from asr.model import DeepSpeech2
+from asr.step import Compute, batch_losses, no_losses
 
 PASSES = 3  # over the data, of which the longest batch is taken
 DRAWS = 100  # of the augmentation, of which the longest is taken
@@ -68,27 +77,51 @@ def longest_augmented(augment: Augment | None, samples: int, sample_rate: int) -
 
 
 def rehearse(model: nn.Module, batch: Batch, optimizer: Optimizer, compute: Compute) -> None:
-    """One forward and backward pass in train mode; weights, buffers and random generators are then as they were.
+    """One forward and backward pass, `without_trace`; of several processes each tries its own, with DDP's buckets.
 
-    Gradients are None afterwards. An optimizer that has not stepped yet has no state; for the time of the rehearsal
-    twice the weights are held instead, as much as Adam's state, which is the largest that the configs have.
+    An optimizer that has not stepped yet has no state; for the time of the rehearsal twice the weights are held
+    instead, as much as Adam's state, which is the largest that the configs have.
     On CUDA torch keeps what it has allocated, so that later batches find room without new fragments.
 
     raises: InputError if memory does not suffice
     source: PyTorch's Performance Tuning Guide, "Preallocate memory in case of variable input length"
     """
-    buffers, training = [(buffer, buffer.clone()) for buffer in model.buffers()], model.training
-    cuda = [compute.device] if compute.device.type == "cuda" else []
     what = "the longest batch that training can draw (tried before the first step)"
+    with (
+        without_trace(model, compute.device),
+        out_of_memory_explained(batch, compute.device, compute.bf16, what),
+        unsynchronised(model),  # a process that has no room must not leave the others waiting for its gradient
+    ):
+        held = [] if optimizer.state else [torch.empty_like(p) for p in model.parameters() for _ in range(2)]
+        batch_losses(model, batch, compute)[0].mean().backward()
+        del held
+
+
+def parallel(model: DeepSpeech2, compute: Compute) -> nn.Module:
+    """The model as all processes train it together, which has seen a frame of silence, `without_trace`.
+
+    After its first backward pass DistributedDataParallel lays the gradients out anew, in the order in which they came;
+    and where a gradient lies decides how its sum over three processes or more rounds. That pass is made here, so that a
+    resumed run rounds as one that nothing has stopped.
+    """
+    trained = compute.world.parallel(model)
+    if compute.world.size > 1:
+        with without_trace(model, compute.device):
+            no_losses(trained, model.n_mels, compute).sum().backward()
+    return trained
+
+
+@contextmanager
+def without_trace(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, the model is in train mode; then its mode, its buffers and torch's generators are as they were.
+
+    Gradients are None afterwards.
+    """
+    buffers, training = [(buffer, buffer.clone()) for buffer in model.buffers()], model.training
     try:
-        with (
-            torch.random.fork_rng(cuda, device_type="cuda"),
-            out_of_memory_explained(batch, compute.device, compute.bf16, what),
-        ):
-            held = [] if optimizer.state else [torch.empty_like(p) for p in model.parameters() for _ in range(2)]
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
             model.train()
-            batch_losses(model, batch, compute)[0].mean().backward()
-            del held
+            yield
     finally:
         model.train(training)
         for parameter in model.parameters():

@@ -164,24 +164,25 @@ def backward(model: nn.Module, pieces: Sequence[Batch], utterances: int, compute
 
     utterances: of all processes, whose gradients the model averages with the last piece
     """
-    world, total = compute.world, torch.zeros((), device=compute.device)
+    world, total, mels = compute.world, torch.zeros((), device=compute.device), pieces[0].features.shape[1]
     for number, piece in enumerate(pieces, start=1):
         synchronised = nullcontext() if number == len(pieces) else unsynchronised(model)
         with out_of_memory_explained(piece, compute.device, compute.bf16), synchronised:
-            losses = batch_losses(model, piece, compute)[0] if piece.ids else no_losses(model, piece, compute)
+            losses = batch_losses(model, piece, compute)[0] if piece.ids else no_losses(model, mels, compute)
             loss = losses.sum() / utterances
             (loss * world.size).backward()
         total += loss.detach()
     return world.total(total)
 
 
-def no_losses(model: nn.Module, batch: Batch, compute: Compute) -> Tensor:
+def no_losses(model: nn.Module, mels: int, compute: Compute) -> Tensor:
     """Zero, and of every weight a gradient of zero: the part of a process that has no utterance of a batch.
 
     What the processes do together it must do too, so it computes one frame of silence, which batch norm leaves out.
+    mels: height of the spectrogram
     """
     norms = [module for module in model.modules() if isinstance(module, MaskedBatchNorm2d)]
-    features = torch.zeros(1, batch.features.shape[1], 1, device=compute.device)
+    features = torch.zeros(1, mels, 1, device=compute.device)
     for norm in norms:
         norm.counts = False
     with compute.autocast():

@@ -5,14 +5,16 @@ python -m asr.train experiment=quickstart dry_run=true
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from lhotse import CutSet
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from asr import artifacts, checkpoint
 from asr.batching import Position, Share
@@ -20,7 +22,7 @@ from asr.build import Session, build_session, score_parts
 from asr.checkpoint import TrainState
 from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point, remove_if_empty
 from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
-from asr.dataset import Batch, evaluation_batches, training_batches
+from asr.dataset import UtteranceDataset, evaluation_batches, training_batches
 from asr.distributed import ALONE, World, is_main_process, join
 from asr.errors import DivergedError, InputError
 from asr.fit import fit
@@ -30,7 +32,7 @@ from asr.journal import JOURNAL, Journal
 from asr.loop import Evaluation
 from asr.metrics import ErrorRates
 from asr.plan import plan_facts, plan_parts, plan_record
-from asr.rehearsal import is_wanted, longest_batch, rehearse
+from asr.rehearsal import is_wanted, longest_batch, parallel, rehearse
 from asr.settings import differences
 from asr.sweep import parent_tags
 from asr.tracking import Run, open_run
@@ -176,52 +178,48 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
     tracked: of the main process; the others have none
     raises:  Interrupted on Ctrl-C or SIGTERM, between two batches, when all that was done is saved
     """
-    compute, world = session.compute, session.compute.world
+    compute, world, recognizer = session.compute, session.compute.world, session.recognizer
     cuts = session.data.training_cuts()
-    dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
+    dataset = recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
     share = Share(world.rank, world.size, config.batch.accumulate)
-    if is_wanted(config.rehearse, compute):
-        longest = longest_batch(dataset, session.passes, share)
-        world.together(lambda: rehearse(state.model, longest, state.optimizer, compute))
-    if session.augment.transforms and tracked:
-        for path in artifacts.write_augmentation(dataset, cuts, directory / "augmentation"):
-            tracked.log_file(path, "augmentation")
-    batches = training_batches(
-        dataset, session.passes, Position(*state.position), config.workers, compute.pin_memory, share
-    )
-    plain_dataset, dev_cuts = session.recognizer.dataset(None, config.seed), session.data.dev_cuts()
-
-    def dev_batches() -> Iterator[Batch]:
-        return evaluation_batches(
-            plain_dataset, dev_cuts, config.batch.eval_seconds, config.workers, compute.pin_memory, share
-        )
-
+    world.on_main(lambda: log_augmentation(dataset, cuts, directory, tracked))
+    model = ready_model(session, config, dataset, share)
+    loading = (config.workers, compute.pin_memory, share)
+    batches = training_batches(dataset, session.passes, Position(*state.position), *loading)
+    dev = (recognizer.dataset(None, config.seed), session.data.dev_cuts(), config.batch.eval_seconds)
     total_steps = config.epochs * session.steps_per_epoch
     with progress_bar() as bar, deferred(world.max) as stop:
         watch = Watch(bar, tracked, directory, plain, Guard(directory, plain, len(cuts)), stop, world, state.step,
                       total_steps, after_epoch)  # fmt: skip
         try:
             fit(
-                state,
-                batches,
-                lambda: stop.heeded(dev_batches()),
-                session.recognizer.alphabet,
-                compute,
-                epochs=config.epochs,
-                steps_per_epoch=session.steps_per_epoch,
-                max_grad_norm=config.max_grad_norm,
-                monitor=config.monitor,
-                accumulate=config.batch.accumulate,
+                state, model, batches, lambda: stop.heeded(evaluation_batches(*dev, *loading)), recognizer.alphabet,
+                compute, epochs=config.epochs, steps_per_epoch=session.steps_per_epoch,
+                max_grad_norm=config.max_grad_norm, monitor=config.monitor, accumulate=config.batch.accumulate,
                 read_every=compute.read_every(config.tracking.log_every),
-                ask=watch.ask,
-                on_step=watch.step,
-                on_read=watch.read,
-                on_epoch=watch.epoch,
-            )
+                ask=watch.ask, on_step=watch.step, on_read=watch.read, on_epoch=watch.epoch,
+            )  # fmt: skip
         except Interrupted as interrupted:
             watch.save(state)
             console.print(f"Stopped by {interrupted} after step {state.step:,}, saved: the same command goes on there.")
             raise
+
+
+def log_augmentation(dataset: UtteranceDataset, cuts: CutSet, directory: Path, tracked: Run | None) -> None:
+    """An utterance before and after each transform, in the directory and in MLflow."""
+    if tracked and dataset.augment and dataset.augment.transforms:
+        for path in artifacts.write_augmentation(dataset, cuts, directory / "augmentation"):
+            tracked.log_file(path, "augmentation")
+
+
+def ready_model(session: Session, config: DictConfig, dataset: UtteranceDataset, share: Share) -> nn.Module:
+    """The model as all processes train it together, after the rehearsal of the longest batch if that is wanted."""
+    compute = session.compute
+    model = parallel(session.recognizer.model, compute)
+    if is_wanted(config.rehearse, compute):
+        longest = longest_batch(dataset, session.passes, share)
+        compute.world.together(lambda: rehearse(model, longest, session.optimizer, compute))
+    return model
 
 
 def test(

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 from conftest import SMALL, compose_small, exit_code, forked
 from test_resume import content, same, timeless
+from two_processes import happens
 
 from asr import checkpoint, train
 from asr.batching import Position, Share
@@ -24,11 +27,15 @@ from asr.distributed import join
 from asr.errors import InputError, ToldError
 from asr.interrupt import Interrupted
 from asr.loop import evaluate
+from asr.rehearsal import parallel
 from asr.step import backward, read, train_step
 
 JOB = Job("several", {}, [], "python -m asr.train")
-RUN = ("epochs=2", "steps_per_epoch=4", "model.gru_layers=2", "model.dropout=0.3", "tracking.log_every=1")
-SGD = ("optimizer=sgd_momentum", "optimizer.lr=1e-3")  # Adam makes steps of what is but rounding: biases before a norm
+RUN = ("epochs=2", "steps_per_epoch=4", "model.gru_layers=2", "model.dropout=0.3", "tracking.log_every=1",
+       "checkpoint.every_minutes=1e-9")  # fmt: skip
+# Adam would make steps of what is but rounding: biases before a norm.
+ALIKE = ("optimizer=sgd_momentum", "optimizer.lr=1e-3", "sync_batch_norm=true", "model.dropout=0")
+UNEVEN = ("batch.utterances=23", "max_unreadable_share=0.1")  # of 48: 23, 23 and 2
 
 
 def in_processes(action, size=2):
@@ -68,8 +75,7 @@ CASES = {  # settings, which utterances of a batch there are, and whether batch 
 }
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_the_gradient_is_that_of_one_process(config, tmp_path, size):
+def test_the_gradient_is_that_of_one_process(config, tmp_path):
     """Its loss and batch norm's statistics, too. A process without an utterance takes part, and leaves no trace."""
 
     def compute():
@@ -77,7 +83,7 @@ def test_the_gradient_is_that_of_one_process(config, tmp_path, size):
             session = build_session(config("model.gru_layers=2", "model.dropout=0", *settings))
             compute, accumulate = session.compute, 3 if "pieces" in name else 1
             (pieces,) = pieces_of(session, 1, accumulate, cut)
-            model = compute.world.parallel(session.recognizer.model.train(training))
+            model = parallel(session.recognizer.model.train(training), compute)
             utterances = compute.world.sum(sum(len(piece.ids) for piece in pieces))
             loss = backward(model, pieces, utterances, compute)
             state = {key: value.grad for key, value in session.recognizer.model.named_parameters()}
@@ -87,11 +93,11 @@ def test_the_gradient_is_that_of_one_process(config, tmp_path, size):
             torch.save(state, tmp_path / f"{name} {compute.world.rank} of {compute.world.size}")
 
     compute()
-    assert in_processes(compute, size) == [0] * size
+    assert in_processes(compute, 3) == [0, 0, 0]
     for name in CASES:
         expected = torch.load(tmp_path / f"{name} 0 of 1")
-        for rank in range(size):
-            found = torch.load(tmp_path / f"{name} {rank} of {size}")
+        for rank in range(3):
+            found = torch.load(tmp_path / f"{name} {rank} of 3")
             torch.testing.assert_close(found, {key: expected[key] for key in found}, rtol=1e-5, atol=2e-6)
 
 
@@ -99,14 +105,14 @@ def test_a_step_that_one_process_cannot_use_is_skipped_by_all(config, tmp_path):
     def compute():
         session = build_session(config("steps_per_epoch=4", "epochs=1"))
         world, model = session.compute.world, session.recognizer.model.train()
-        parallel = world.parallel(model)
+        trained = parallel(model, session.compute)
         good, bad, lost, last = pieces_of(session, 4)
         if world.rank == 1:
             bad[0].features[0, 0, 0] = torch.nan
         lost = [lost[0]._replace(ids=[], features=torch.zeros(0, 40, 0), lengths=lost[0].lengths[:0], seconds=0.0)]
         states, updated = [], []
         for pieces in (good, bad, lost, last):
-            step = train_step(parallel, pieces, session.optimizer, session.scheduler, 10.0, session.compute)
+            step = train_step(trained, pieces, session.optimizer, session.scheduler, 10.0, session.compute)
             (metrics,) = read([step], world)
             updated.append((metrics.updated, len(metrics.ids)))
             states.append({name: value.clone() for name, value in model.state_dict().items()})
@@ -160,23 +166,15 @@ def test_what_ends_one_process_ends_all_and_is_told_once(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(corpus, tmp_path_factory):
-    """Holds whole runs: of `one` process, of `two`, both without dropout, and of two with all of it: `whole`."""
+    """Holds whole runs without dropout: of `one` process and of `two`."""
     folder = tmp_path_factory.mktemp("several")
-    alike = (*SGD, "sync_batch_norm=true", "model.dropout=0")
-    train.run(settings(corpus, folder, "one", *alike), JOB)
-
-    def both():
-        train.run(settings(corpus, folder, "two", *alike), JOB)
-        train.run(settings(corpus, folder, "whole"), JOB)
-
-    assert in_processes(both) == [0, 0]
+    train.run(settings(corpus, folder, "one", *ALIKE), JOB)
+    assert in_processes(lambda: train.run(settings(corpus, folder, "two", *ALIKE), JOB)) == [0, 0]
     return folder
 
 
 def settings(corpus, folder, name, *overrides):
-    return compose_small(
-        corpus, folder, *RUN, "checkpoint.every_minutes=1e-9", f"output_dir={folder / name}", *overrides
-    )
+    return compose_small(corpus, folder, *RUN, f"output_dir={folder / name}", *overrides)
 
 
 def test_a_run_of_two_processes_is_that_of_one(folder):
@@ -192,55 +190,107 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
 
 
 def test_another_number_of_processes_is_refused_with_the_way_out(folder, corpus):
-    (folder / "whole" / "results.json").rename(folder / "results.json")
+    (folder / "two" / "results.json").rename(folder / "results.json")
     try:
         with pytest.raises(
             InputError, match=r"last\.pt is of a run of 2 processes, and now there are 1.*torchrun --nproc-"
         ):
-            train.run(settings(corpus, folder, "whole"), JOB)
+            train.run(settings(corpus, folder, "two", *ALIKE), JOB)
     finally:
-        (folder / "results.json").rename(folder / "whole" / "results.json")
+        (folder / "results.json").rename(folder / "two" / "results.json")
 
 
-def torchrun(corpus, folder, *arguments, **environment):
-    """Runs it with two processes; its exit code, what it said, and how long it took."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
-    paths = {"PYTHONPATH": str(Path(train.__file__).parents[1])}
-    start = time.monotonic()
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, timeout=120, env=os.environ | paths | environment
-    )
-    return done, time.monotonic() - start
+@contextmanager
+def damaged(path):
+    """Inside, the file is no audio."""
+    whole = path.read_bytes()
+    path.write_bytes(b"no audio")
+    yield
+    path.write_bytes(whole)
+
+
+def kill(process):
+    os.kill(process, signal.SIGKILL)
+
+
+def test_a_run_of_four_that_is_stopped_and_killed_goes_on_to_the_same_numbers(folder, corpus, capfd):
+    """To the last bit, with dropout and a rehearsal, though the four share batches of two utterances, one utterance
+    cannot be read and dev is a single batch. Each that has lost another one says so.
+    """
+
+    def run(name, *overrides):
+        train.run(settings(corpus, folder, name, *UNEVEN, *overrides), JOB)
+
+    def stopped():
+        happens(lambda: os.kill(os.getpid(), signal.SIGTERM), rank=1, count=3)
+        run("stopped")
+
+    def killed():
+        happens(lambda: kill(os.getpid()), rank=2, count=3)
+        run("stopped", "rehearse=true")
+
+    def step():
+        return checkpoint.load(folder / "stopped" / "last.pt").progress["step"]
+
+    with damaged(next(corpus.glob("train-clean-100/*/*/*-0007.flac"))):
+        assert in_processes(lambda: run("whole"), 4) == [0] * 4
+        in_processes(stopped, 4)
+        assert step() == 3
+        capfd.readouterr()
+        assert in_processes(killed, 4) == [2, 2, -9, 2]
+        told = re.findall(r"error: process (\d) of 4 has lost another one: \w", capfd.readouterr().err)
+        assert sorted(told) == list("013")
+        assert step() == 5
+        assert in_processes(lambda: run("stopped"), 4) == [0] * 4
+    for file in ("last.pt", "best.pt"):
+        same(content(folder / "whole" / file), content(folder / "stopped" / file))
+    for file in ("results.json", "unreadable.jsonl"):
+        assert (folder / "stopped" / file).read_text() == (folder / "whole" / file).read_text()
+
+
+def test_processes_whose_torchrun_is_killed_stop_and_save(folder, corpus):
+    def kill_torchrun():
+        kill(os.getppid())
+        time.sleep(2)  # in which they notice
+
+    def work():
+        os.environ["TORCHELASTIC_RUN_ID"] = "a test's"
+        happens(kill_torchrun, rank=1, count=3)
+        train.run(settings(corpus, folder, "orphans"), JOB)
+
+    reader, writer = os.pipe()
+    torchrun = forked(lambda: in_processes(work))
+    os.close(writer)
+    assert exit_code(torchrun) == -signal.SIGKILL
+    os.read(reader, 1)  # returns when all have ended
+    os.close(reader)
+    assert checkpoint.load(folder / "orphans" / "last.pt").progress["step"] == 3
 
 
 def overrides(corpus, folder):
-    return [f"data.root={corpus}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}", *SMALL, *RUN,
-            "checkpoint.every_minutes=1e-9"]  # fmt: skip
+    return [f"data.root={corpus}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}", *SMALL, *RUN]
 
 
-def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_numbers(folder, corpus):
-    """First one of two is asked to stop, and both do; then one is killed, and the other does not wait for it."""
-    script, own = str(Path(__file__).with_name("two_processes.py")), f"output_dir={folder / 'stopped'}"
-    stopped, _ = torchrun(corpus, folder, script, *overrides(corpus, folder), own, HAPPENS="SIGTERM:1:3")
-    assert "Stopped by SIGTERM after step 3, saved" in stopped.stdout
-    assert "exitcode  : 143" in stopped.stderr
-    assert checkpoint.load(folder / "stopped" / "last.pt").progress["step"] == 3
-    killed, seconds = torchrun(corpus, folder, script, *overrides(corpus, folder), own, HAPPENS="kill:1:4")
-    assert killed.returncode
-    assert seconds < 60
-    assert "exitcode  : -9" in killed.stderr  # what the other says depends on who notices first, it or torchrun
-    assert checkpoint.load(folder / "stopped" / "last.pt").progress["step"] == 6
-    assert in_processes(lambda: train.run(settings(corpus, folder, "stopped"), JOB)) == [0, 0]
-    for file in ("last.pt", "best.pt"):
-        same(content(folder / "whole" / file), content(folder / "stopped" / file))
-    assert (folder / "stopped" / "results.json").read_text() == (folder / "whole" / "results.json").read_text()
+def test_torchrun_ends_when_a_process_is_killed(folder, corpus):
+    script, paths = Path(__file__).with_name("two_processes.py"), {"PYTHONPATH": str(Path(train.__file__).parents[1])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script,
+               *overrides(corpus, folder), "output_dir=killed"]  # fmt: skip
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120, env=os.environ | paths)
+    assert done.returncode
+    assert time.monotonic() - start < 60
+    assert "exitcode  : -9" in done.stderr
+    assert done.stderr.count("error: process 0 of 2 has lost another one") == 1
+    assert checkpoint.load(folder / "killed" / "last.pt").progress["step"] == 3
 
 
-def test_a_multirun_trains_run_by_run_and_tells_a_mistake_once(corpus, tmp_path):
+def test_a_multirun_trains_run_by_run_and_tells_a_mistake_once(folder, corpus, tmp_path, monkeypatch, capfd):
     """The second of three has no data; all processes go on to the third."""
     parts = "data.train=[train-clean-100],[train-clean-7],[train-clean-360]"
-    done, _ = torchrun(corpus, tmp_path, "-m", "asr.train", "-m", parts, *overrides(corpus, tmp_path), "workers=1")
-    assert done.returncode
-    assert (done.stdout + done.stderr).count("error: part 'train-clean-7' has no index") == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["asr.train", "-m", parts, *overrides(corpus, folder), "workers=1"])
+    assert in_processes(train.main) == [2, 2]
+    told = capfd.readouterr()
+    assert (told.out + told.err).count("error: part 'train-clean-7' has no index") == 1
     assert len(list((tmp_path / "outputs" / "runs").glob("*/results.json"))) == 2
-    assert done.stdout.count("best.pt on the test parts") == 2
+    assert told.out.count("best.pt on the test parts") == 2

@@ -1,26 +1,24 @@
-"""What torchrun starts in tests: asr.train with something that happens to one of the processes.
-
-HAPPENS=kill:1:7     rank 1 is killed in its seventh update
-HAPPENS=SIGTERM:0:7  rank 0 gets a SIGTERM there
-"""
+"""What torchrun starts in tests: asr.train, of which the process of rank 1 is killed in its fourth update."""
 
 import os
 import signal
+from collections.abc import Callable
 
-import torch
-
-from asr import train
-
-what, rank, count = os.environ["HAPPENS"].split(":")
-calls, real = iter(range(1, 1000)), torch.optim.AdamW.step
+from asr import step, train
 
 
-def step(*arguments):
-    if next(calls) == int(count) and os.environ["RANK"] == rank:
-        os.kill(os.getpid(), signal.SIGKILL if what == "kill" else signal.Signals[what])
-    return real(*arguments)
+def happens(what: Callable[[], None], rank: int, count: int) -> None:
+    """In the process of that rank, in its so manyth update: the gradient is there, the weights are not changed yet."""
+    calls, real = iter(range(1, 1000)), step.step_if
+
+    def step_if(*arguments):
+        if next(calls) == count and os.environ["RANK"] == str(rank):
+            what()
+        return real(*arguments)
+
+    step.step_if = step_if
 
 
 if __name__ == "__main__":
-    torch.optim.AdamW.step = step
+    happens(lambda: os.kill(os.getpid(), signal.SIGKILL), rank=1, count=4)
     train.main()
