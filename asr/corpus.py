@@ -1,6 +1,5 @@
 """Cuts for training and scoring: loaded from an index or any lhotse CutSet, checked, and selected for training."""
 
-import gc
 import gzip
 import json
 import os
@@ -63,15 +62,12 @@ def load_cuts(source: str, root: Path, manifest_dir: Path, corpus: str = "libris
 
 
 def _read(path: Path, way_out: str) -> list[Cut]:
-    gc.disable()  # it would search the growing millions of objects of lhotse's cuts again and again
     cuts: list[Cut] = []
     try:
         cuts.extend(_lines(path) if ".jsonl" in path.suffixes else CutSet.from_file(path))
     except Exception as error:  # whatever lhotse, json, yaml and gzip raise at a file that is something else
         beyond = f" beyond its cut {len(cuts):,}" if cuts else ""
         raise InputError(f"{path} cannot be read as a lhotse CutSet{beyond}: {first_line(error)}; {way_out}") from error
-    finally:
-        gc.enable()
     if not cuts or not isinstance(cuts[0], Cut | IndexedCut):
         what = f"items of type {type(cuts[0]).__name__}" if cuts else "nothing"
         raise InputError(f"{path} holds {what}, must hold cuts; {way_out}")
