@@ -228,7 +228,8 @@ def select(
     max_seconds, max_characters: as long or longer is dropped, characters of the normalised text; None drops nothing
     normalize:     text -> the text that the model learns; an empty one is dropped
     output_frames: seconds -> frames that the model gives
-    needed:        normalised text -> frames that CTC needs for it; with fewer the loss would be infinite
+    needed:        normalised text -> frames that CTC needs for it, at most two a symbol; with fewer the loss would be
+                   infinite
     """
     kept: list[Cut] = []
     dropped: dict[str, Dropped] = defaultdict(Dropped)
@@ -241,7 +242,7 @@ def select(
             reason = f"too many characters (>= {max_characters})"
         elif not text:
             reason = "no text"
-        elif output_frames(seconds) < needed(text):
+        elif (frames := output_frames(seconds)) < 2 * len(text) and frames < needed(text):
             reason = "CTC cannot align"
         else:
             kept.append(cut)
