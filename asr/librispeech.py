@@ -81,7 +81,7 @@ def scan_chapter(chapter: Chapter, verify_audio: bool) -> tuple[list[IndexedCut]
         except _UnusableError as error:
             rejected.append(Rejected(id, path, str(error)))
             continue
-        cuts.append(IndexedCut(id, text, chapter.speaker, path, rate, samples))
+        cuts.append(IndexedCut(id, text, chapter.speaker, chapter.folder, rate, samples))
     return cuts, rejected
 
 

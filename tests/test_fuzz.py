@@ -91,7 +91,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
             SupervisionSegment(f"u{number}-{i}", f"u{number}", *span, 0, "HELLO") for i, span in enumerate(spans)
         ]
         cuts.append(
-            IndexedCut(f"u{number}", "HELLO", "7", str(path), 16_000, 16_000).mono()
+            IndexedCut(f"u{number}", "HELLO", "7", str(folder), 16_000, 16_000).mono()
             if number < 2
             else MonoCut(f"u{number}", 0.0, 1.0, 0, supervisions, recording=Recording.from_file(path))
         )

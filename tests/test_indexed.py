@@ -16,7 +16,7 @@ from asr.corpus import load_cuts
 from asr.index import index_part
 from asr.indexed import IndexedCut
 
-CUT = IndexedCut("7-1-0001", "HELLO WORLD", "7", "/data/dev-clean/7/1/7-1-0001.flac", 16_000, 21_333)
+CUT = IndexedCut("7-1-0001", "HELLO WORLD", "7", "/data/dev-clean/7/1", 16_000, 21_333)
 
 
 def line(cut: IndexedCut) -> str:
@@ -26,7 +26,7 @@ def line(cut: IndexedCut) -> str:
 
 @pytest.mark.parametrize("text", ["HELLO WORLD", "", "ÄÖÜ ß 'S", "a\u2028b"])
 def test_a_line_of_an_index_is_read_as_lhotse_reads_it(text: str) -> None:
-    cut = IndexedCut(CUT.id, text, CUT.speaker, CUT.path, CUT.sampling_rate, CUT.num_samples)
+    cut = IndexedCut(CUT.id, text, CUT.speaker, CUT.folder, CUT.sampling_rate, CUT.num_samples)
     found = IndexedCut.read(line(cut))
     assert found == cut
     assert found.mono() == deserialize_item(json.loads(line(cut)))
@@ -44,6 +44,8 @@ CHANGES = {
     "no rate": ("16000", "0"),
     "huge rate": ("16000", "1" * 5000),
     "length that is no number": ('"duration": 1.3333125', '"duration": NaN'),
+    "audio of another name": ("0001.flac", "0002.flac"),
+    "audio of another kind": (".flac", ".wav"),
     "digits that are none in JSON": ("21333", "2133\u0663"),
     "zero before a number": ('"duration": 1.3', '"duration": 01.3'),
     "another type": ("MonoCut", "MultiCut"),
@@ -63,7 +65,7 @@ def test_a_line_of_any_other_form_is_left_to_lhotse(change: str) -> None:
 def test_an_indexed_cut_does_what_a_cut_does(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 8000), 16_000)
-    cut = IndexedCut("a", "HELLO", "7", str(path), 16_000, 8000)
+    cut = IndexedCut("a", "HELLO", "7", str(tmp_path), 16_000, 8000)
     cut.dataloading_info = {"rank": 0}  # as lhotse's samplers do
     for same in (cut, copy(cut), pickle.loads(pickle.dumps(cut))):
         assert (same.id, same.duration, same.supervisions[0].text, same.recording.id) == ("a", 0.5, "HELLO", "a")
@@ -71,6 +73,14 @@ def test_an_indexed_cut_does_what_a_cut_does(tmp_path: Path) -> None:
             assert np.array_equal(load_audio(same, rate), load_audio(cut.mono(), rate))
     with pytest.raises(AttributeError):
         cut.nothing  # noqa: B018
+
+
+def test_cuts_share_what_is_the_same() -> None:
+    one, two = IndexedCut.read(line(CUT)), IndexedCut.read(line(CUT).replace("7-1-0001", "7-1-0002"))
+    assert (one.path, two.path) == ("/data/dev-clean/7/1/7-1-0001.flac", "/data/dev-clean/7/1/7-1-0002.flac")
+    assert one.folder is two.folder
+    assert one.speaker is two.speaker
+    assert one.sampling_rate is two.sampling_rate
 
 
 def test_the_cuts_of_an_index_are_small_and_those_of_other_files_as_they_were(tmp_path: Path) -> None:
