@@ -3,21 +3,25 @@
 import csv
 import json
 import os
+import signal
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 from lhotse.cut import Cut
 from torch import Tensor
 
 from asr.audio import UnreadableError
 from asr.augment import Augment, Sometimes
 from asr.dataset import UtteranceDataset
+from asr.interrupt import SIGNALS
 from asr.metrics import Scored
 
 PCM_PEAK = 0.99  # augmentation may exceed full scale; the file is scaled down rather than clipped
@@ -70,8 +74,23 @@ def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
     Many transforms come with a small probability. So all of them are shown as they come in the pass of the first ten
     that changes the utterance most, and each on its own as if it always came.
 
-    returns: before.wav, all.png and all.wav, then NUMBER_NAME.png of each transform and, if it changes the wave, .wav
+    Another process does it, and what pictures take of memory, 90 MB, goes back with it.
+
+    returns: before.wav, all.png and all.wav, NUMBER_NAME.png of each transform and, if it changes the wave, .wav
+    raises:  RuntimeError if that process fails, which has said why
     """
+    process = get_context("fork").Process(target=_draw_augmentation, args=(dataset, cuts, folder), daemon=True)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{folder}: the process that draws it ended with {process.exitcode}, see above")
+    return sorted(folder.glob("*"))
+
+
+def _draw_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
+    for received in SIGNALS:  # their handlers are those of a training
+        signal.signal(received, signal.SIG_DFL)
+    torch.set_num_threads(1)  # a fork has none of the others
     from asr.pictures import spectrogram_pair  # matplotlib takes half a second to import, and a plan needs none of it
 
     original = replace(dataset, augment=None)
@@ -80,22 +99,20 @@ def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
             clean = original.utterance(cut, 0).features
             break
     else:
-        return []
+        return
     folder.mkdir(parents=True, exist_ok=True)
     number = max(range(10), key=lambda n: _change(clean, dataset.utterance(cut, n).features))
     frame_seconds = dataset.features.hop_samples / dataset.features.sample_rate
-    written = [_write_wave(original.waveform(cut, 0), dataset, folder / "before.wav")]
+    _write_wave(original.waveform(cut, 0), dataset, folder / "before.wav")
     assert dataset.augment is not None
     for name, augment in {"all": dataset.augment, **_one_by_one(dataset.augment)}.items():
         changed = replace(dataset, augment=augment)
         title = f"{cut.id}, before and after {'augmentation' if name == 'all' else name}"
-        picture = folder / f"{name}.png"
         after = changed.utterance(cut, number).features
-        spectrogram_pair(clean.T.numpy(), after.T.numpy(), frame_seconds, title).savefig(picture)
-        written.append(picture)
+        pair = spectrogram_pair(clean.T.numpy(), after.T.numpy(), frame_seconds, title)
+        pair.savefig(folder / f"{name}.png")
         if augment.speed or augment.wave:
-            written.append(_write_wave(changed.waveform(cut, number), dataset, folder / f"{name}.wav"))
-    return written
+            _write_wave(changed.waveform(cut, number), dataset, folder / f"{name}.wav")
 
 
 def _one_by_one(augment: Augment) -> dict[str, Augment]:
@@ -118,10 +135,9 @@ def _one_by_one(augment: Augment) -> dict[str, Augment]:
     return {f"{number}_{kind(one.transforms[0])}": one for number, one in enumerate(alone, start=1)}
 
 
-def _write_wave(samples: np.ndarray, dataset: UtteranceDataset, path: Path) -> Path:
+def _write_wave(samples: np.ndarray, dataset: UtteranceDataset, path: Path) -> None:
     peak = max(PCM_PEAK, float(np.abs(samples).max()))
     soundfile.write(path, samples * (PCM_PEAK / peak), dataset.features.sample_rate)
-    return path
 
 
 def _change(before: Tensor, after: Tensor) -> float:

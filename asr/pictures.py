@@ -24,8 +24,10 @@ def spectrogram_pair(before: np.ndarray, after: np.ndarray, frame_seconds: float
         shapes = " and ".join(str(picture.shape) for picture in pictures)
         raise ValueError(f"pictures of {shapes}: both must be (mel bins, frames) with as many mel bins")
     figure = new_figure(6.4)
+    figure.set_layout_engine("none")  # it finds the places that are given here, and takes half of the time for it
     low, high = _colour_range(*pictures)
-    axes = figure.subplots(2, 1, sharex=True)
+    places = {"left": 0.055, "right": 1.09, "bottom": 0.09, "top": 0.88, "hspace": 0.22}
+    axes = figure.subplots(2, 1, sharex=True, gridspec_kw=places)
     for ax, picture, name in zip(axes, pictures, ("before", "after"), strict=True):
         bins, frames = picture.shape
         extent = (0.0, frames * frame_seconds, 0.0, float(bins))
