@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
+from math import ceil
 from random import Random
 from typing import Any, NamedTuple
 
@@ -94,6 +95,12 @@ class Passes:
                 f"batch.seconds={self.seconds}: the longest training utterance can last {longest:.1f} s and must fit "
                 "into a batch; raise batch.seconds or lower data.max_seconds"
             )
+
+    def steps(self) -> int:
+        """The batches of the first pass; other passes have about as many."""
+        if self.utterances is not None:
+            return ceil(len(self.cuts) / self.utterances)
+        return sum(1 for _ in self.batches(0))
 
     def batches(self, number: int) -> Iterator[list[Heard]]:
         """Those of one pass."""

@@ -230,7 +230,7 @@ def build_session(config: DictConfig) -> Session:
     data = build_data(config.data, recognizer)
     batch = config.batch
     passes = Passes(data.training_cuts(), augment, config.seed, batch.utterances, batch.seconds, batch.buckets)
-    steps_per_epoch = config.steps_per_epoch or sum(1 for _ in passes.batches(0))
+    steps_per_epoch = config.steps_per_epoch or passes.steps()
     recognizer.model.to(compute.device)
     if config.sync_batch_norm:
         compute.world.synchronise_batch_norm(recognizer.model)
