@@ -108,13 +108,12 @@ class Passes:
             random = SimpleCutSampler(self.cuts, max_cuts=self.utterances, shuffle=True, seed=self.seed, **SINGLE)
             random.set_epoch(number)
             return ([self._heard(cut, number) for cut in batch] for batch in random)
-        # lhotse takes them in their order and shuffles no further than its buffer reaches.
+        # Shuffled here, since lhotse shuffles no further than its buffer reaches, and takes longer for it.
         order = Random(f"{self.seed} {number}").sample(list(self.cuts), len(self.cuts))
         of_like_length = DynamicBucketingSampler(
             (self._heard(cut, number) for cut in order),
             max_duration=self.seconds,
             duration_bins=self._bins,
-            shuffle=True,
             seed=self.seed,
             **SINGLE,
         )
