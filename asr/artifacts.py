@@ -9,6 +9,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +78,31 @@ def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
     Another process does it, and what pictures take of memory, 90 MB, goes back with it.
 
     returns: before.wav, all.png and all.wav, NUMBER_NAME.png of each transform and, if it changes the wave, .wav
-    raises:  RuntimeError if that process fails, which has said why
+    raises:  OSError as that process had it, such as for a full disk; RuntimeError if it fails otherwise, and says why
     """
-    process = get_context("fork").Process(target=_draw_augmentation, args=(dataset, cuts, folder), daemon=True)
+    context = get_context("fork")
+    errors = context.SimpleQueue()
+    process = context.Process(target=_draw_apart, args=(errors, dataset, cuts, folder), daemon=True)
     process.start()
     process.join()
+    if not errors.empty():
+        raise errors.get()
     if process.exitcode:
         raise RuntimeError(f"{folder}: the process that draws it ended with {process.exitcode}, see above")
     return sorted(folder.glob("*"))
 
 
-def _draw_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
+def _draw_apart(errors: SimpleQueue, dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
     for received in SIGNALS:  # their handlers are those of a training
         signal.signal(received, signal.SIG_DFL)
     torch.set_num_threads(1)  # a fork has none of the others
+    try:
+        _draw_augmentation(dataset, cuts, folder)
+    except OSError as error:
+        errors.put(error)
+
+
+def _draw_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
     from asr.pictures import spectrogram_pair  # matplotlib takes half a second to import, and a plan needs none of it
 
     original = replace(dataset, augment=None)

@@ -43,3 +43,6 @@ def test_pictures_that_cannot_be_drawn_end_the_run(config, tmp_path, capfd):
     with pytest.raises(RuntimeError, match="ended with 1"):
         write_augmentation(dataset, session.data.training_cuts(), tmp_path / "augmentation")
     assert "ValueError: no such noise" in capfd.readouterr().err
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):  # as a full disk: for that the run has a paragraph
+        write_augmentation(replace(dataset, augment=None), session.data.training_cuts(), tmp_path / "file" / "folder")
