@@ -58,7 +58,10 @@ class Speed:
 
     def __init__(self, p: float, slowest: float, fastest: float) -> None:
         if not (0 <= p <= 1 and 0 < slowest <= fastest):
-            raise InputError(f"p={p}, slowest={slowest}, fastest={fastest}: 0 <= p <= 1 and 0 < slowest <= fastest")
+            raise InputError(
+                f"augment.speed: p={p}, slowest={slowest}, fastest={fastest}; a probability p of 0 to 1 and "
+                "0 < slowest <= fastest are needed"
+            )
         self.p, self.slowest, self.fastest = p, slowest, fastest
 
     def draw(self, *key: object) -> float:

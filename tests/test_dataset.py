@@ -148,6 +148,12 @@ def test_another_speed_moves_length_and_pitch():
     assert at_speed(samples, 1.0) is samples
 
 
+@pytest.mark.parametrize("wrong", [{"p": 2}, {"slowest": 0}, {"slowest": 1.2}])
+def test_a_speed_that_cannot_be_is_refused(wrong):
+    with pytest.raises(InputError, match=r"augment\.speed: .* are needed"):
+        Speed(**({"p": 0.8, "slowest": 0.85, "fastest": 1.15} | wrong))
+
+
 def test_a_pass_is_shuffled_beyond_what_lhotse_holds_at_once():
     """20,000 utterances of two equal halves: the first batches have as many of both."""
     recording = Recording("one", [], 16000, 16000, 1.0)
