@@ -19,21 +19,20 @@ from torch.optim.lr_scheduler import LRScheduler
 from asr.augment import Augment
 from asr.batching import Passes, Share
 from asr.corpus import Selection, drops, load_cuts, select
-from asr.dataset import UtteranceDataset, evaluation_batches
+from asr.dataset import evaluation_batches
 from asr.distributed import join
 from asr.errors import InputError, first_line
-from asr.features import LogMel
 from asr.loop import Evaluation, evaluate
 from asr.memory import keep_freed_memory
-from asr.model import DeepSpeech2
+from asr.recognizer import Recognizer
 from asr.settings import POSITIVE, SHARE, WHOLE_FROM_0, WHOLE_FROM_1, WHOLE_FROM_2, Rules, check, one_of
 from asr.step import Compute
-from asr.text import Alphabet, frames_needed
+from asr.text import frames_needed
 
 MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
 RULES: Rules = {
-    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.accumulate tracking.log_every features.sample_rate "
-    "features.n_mels data.max_characters? max_non_finite",
+    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.accumulate tracking.log_every "
+    "data.max_characters? max_non_finite",
     WHOLE_FROM_0: "workers seed",
     WHOLE_FROM_2: "batch.buckets",
     POSITIVE: "max_grad_norm batch.seconds? batch.eval_seconds data.max_seconds? tracking.system_metrics_seconds? "
@@ -57,34 +56,10 @@ def make(node: Any, name: str, **arguments: Any) -> Any:
         raise InputError(f"{name}: {node.get('_target_')} refuses its settings ({settings}): {cause}") from error
 
 
-@dataclass(frozen=True)
-class Recognizer:
-    """What a checkpoint's config determines: everything between a waveform and a text."""
-
-    alphabet: Alphabet
-    features: LogMel
-    model: DeepSpeech2
-
-    def output_frames(self, seconds: float) -> int:
-        """Output frames of an utterance of so many seconds."""
-        frames = self.features.frames(round(seconds * self.features.sample_rate))
-        return self.model.output_lengths(frames)
-
-    def dataset(self, augment: Augment | None, seed: int, skip_unreadable: bool = False) -> UtteranceDataset:
-        """Batches as this recogniser reads them; a training leaves out what cannot be read, scoring does not."""
-        return UtteranceDataset(self.alphabet, self.features, augment, seed, skip_unreadable)
-
-
 def build_recognizer(config: DictConfig, seed: int) -> Recognizer:
-    """Fresh weights, drawn from the seed."""
-    alphabet = Alphabet(config.alphabet)
-    try:
-        features = LogMel(**config.features)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"features: {dict(config.features)} cannot be: {error}") from error
+    """Build a recogniser with fresh weights, drawn from the seed."""
     torch.manual_seed(seed)
-    model = make(config.model, "model", n_mels=config.features.n_mels, n_classes=alphabet.size)
-    return Recognizer(alphabet, features, model)
+    return Recognizer.of(config, partial(make, config.model, "model"))
 
 
 def build_optimizer(config: DictConfig, model: nn.Module, total_steps: int) -> tuple[Optimizer, LRScheduler]:

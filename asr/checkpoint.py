@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from asr.errors import InputError, first_line
 
 FORMAT = 2
+MOST_VALUES = 1_000_000
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.uint8)
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
@@ -96,6 +98,8 @@ def load(path: Path) -> Checkpoint:
         raise InputError(f"checkpoint {path}: no such file; a run writes best.pt and last.pt into its directory")
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("it is compressed, as torch.save never does")  # and could unpack to any size
             damaged = archive.testzip()
         content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever zipfile, pickle and torch raise at a file that is something else
@@ -104,66 +108,106 @@ def load(path: Path) -> Checkpoint:
         ) from error
     if damaged:
         raise InputError(f"checkpoint {path}: damaged ({damaged} has another checksum); use another, such as last.pt")
-    if problem := _problem(content):
-        raise InputError(f"checkpoint {path}: not a checkpoint of this suite in format {FORMAT}: {problem}")
+    try:
+        _validate(content)
+    except ValueError as error:
+        raise InputError(f"checkpoint {path}: not a checkpoint of this suite in format {FORMAT}: {error}") from error
     return Checkpoint(**content)  # type: ignore[arg-type]
 
 
-def _problem(content: Any) -> str:
-    """What is wrong with the content of a file; empty if nothing is."""
+def _validate(content: Any) -> None:
+    """Check the content of a file, which may come from anywhere; ValueError says what is wrong with it."""
     names = {field.name for field in fields(Checkpoint)}
-    if not isinstance(content, dict) or set(content) != names:
-        return f"it must hold {', '.join(sorted(names))}"
-    if content["format"] != FORMAT:
-        return f"its format is {content['format']}"
+    _require(isinstance(content, dict) and set(content) == names, f"it must hold {', '.join(sorted(names))}")
+    _require(content["format"] == FORMAT, f"its format is {content['format']}")
+    for leaf in _leaves(content):
+        _validate_leaf(leaf)
     for name in ("config", "model", "optimizer", "scheduler", "progress", "rng"):
-        if not isinstance(content[name], dict) or not all(isinstance(key, str) for key in content[name]):
-            return f"{name} must be a dict with names"
-    if not all(isinstance(weight, Tensor) for weight in content["model"].values()):
-        return "model must hold tensors"
-    if not {"state", "param_groups"} <= set(content["optimizer"]):
-        return "optimizer must hold state and param_groups"
-    history, best = content["history"], content["best"]
-    if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
-        return "history must be a list of records"
-    if best is not None and not isinstance(best, float):
-        return "best must be a number or null"
-    if not isinstance(content["rng"].get("cpu"), Tensor):
-        return "rng must hold the state of the CPU's generator"
-    return _problem_of_progress(content["progress"])
+        named = isinstance(content[name], dict) and all(isinstance(key, str) for key in content[name])
+        _require(named, f"{name} must be a dict with names")
+    _validate_config(content["config"])
+    weights, history, best = content["model"].values(), content["history"], content["best"]
+    _require(all(isinstance(weight, Tensor) for weight in weights), "model must hold tensors")
+    _require({"state", "param_groups"} <= set(content["optimizer"]), "optimizer must hold state and param_groups")
+    records = isinstance(history, list) and all(isinstance(record, dict) for record in history)
+    _require(records, "history must be a list of records")
+    _require(best is None or isinstance(best, float), "best must be a number or null")
+    _require(isinstance(content["rng"].get("cpu"), Tensor), "rng must hold the state of the CPU's generator")
+    _validate_progress(content["progress"])
 
 
-def _problem_of_progress(progress: dict[str, Any]) -> str:
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(rule)
+
+
+def _leaves(content: Any) -> Iterator[Any]:
+    """Yield the keys and values of nested dicts, lists and tuples; ValueError if they never end."""
+    todo, seen = [content], 0
+    while todo:
+        node, seen = todo.pop(), seen + 1
+        _require(seen <= MOST_VALUES, f"it holds more than {MOST_VALUES:,} values")  # as a list that holds itself does
+        if isinstance(node, dict):
+            todo += [*node.keys(), *node.values()]
+        elif isinstance(node, list | tuple):
+            todo += node
+        else:
+            yield node
+
+
+def _validate_leaf(leaf: Any) -> None:
+    """A value is a plain one, or a dense tensor of finite numbers."""
+    if not isinstance(leaf, Tensor):
+        _require(leaf is None or type(leaf) in (bool, int, float, str), f"it holds a {type(leaf).__name__}")
+        return
+    what = f"it holds a tensor of {leaf.dtype} on {leaf.device} that"
+    dense = leaf.layout == torch.strided and not leaf.is_quantized and leaf.device.type == "cpu"
+    _require(dense and leaf.is_contiguous(), f"{what} is not dense")  # a view could repeat one number without end
+    _require(leaf.dtype in DTYPES, f"{what} no training saves")
+    _require(bool(leaf.isfinite().all()), f"{what} has numbers that are not finite")
+
+
+def _validate_config(config: dict[str, Any]) -> None:
+    """A config is data, saved resolved: an interpolation in it could only choose what code runs."""
+    for leaf in _leaves(config):
+        _require(not isinstance(leaf, Tensor), "its config must hold settings, not tensors")
+        _require(not (isinstance(leaf, str) and "${" in leaf), f"its config holds an interpolation: {leaf!r}")
+
+
+def _validate_progress(progress: dict[str, Any]) -> None:
     position, epoch = progress.get("position"), progress.get("this_epoch")
     counts = [progress.get(name) for name in ("epoch", "step", "non_finite_in_a_row")]
     counts += position if isinstance(position, (tuple, list)) else []
-    if len(counts) != 5 or not all(type(count) is int and count >= 0 for count in counts):
-        return "progress must hold epoch, step, non_finite_in_a_row and the position, whole numbers from 0 on"
-    if not isinstance(epoch, dict) or {field.name for field in fields(EpochTotals)} != set(epoch):
-        return "progress must hold the sums of this_epoch"
-    if not all(type(number) in (int, float) for number in epoch.values()):
-        return "the sums of this_epoch must be numbers"
-    return ""
+    whole = len(counts) == 5 and all(type(count) is int and count >= 0 for count in counts)
+    _require(whole, "progress must hold epoch, step, non_finite_in_a_row and the position, whole numbers from 0 on")
+    sums = isinstance(epoch, dict) and {field.name for field in fields(EpochTotals)} == set(epoch)
+    _require(sums, "progress must hold the sums of this_epoch")
+    assert isinstance(epoch, dict)
+    numbers = all(type(number) in (int, float) for number in epoch.values())
+    _require(numbers, "the sums of this_epoch must be numbers")
 
 
 def load_weights(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
-    """Puts weights into the model; InputError that names what differs if they are those of another model."""
+    """Put weights into the model; where it has none yet, on the device "meta", they become its own.
+
+    raises: InputError that names what differs if they are those of another model
+    """
     own = model.state_dict()
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [k for k in own if k in weights and own[k].shape != weights[k].shape]
-    if missing or unknown or shapes:
+    pairs = [(key, weights[key], own[key]) for key in own if key in weights]
+    differing = [(key, list(saved.shape), list(mine.shape)) for key, saved, mine in pairs if saved.shape != mine.shape]
+    differing += [(key, saved.dtype, mine.dtype) for key, saved, mine in pairs if saved.dtype != mine.dtype]
+    if missing or unknown or differing:
         parts = [
             f"{len(missing)} weights are missing ({missing[0]}, ...)" if missing else "",
             f"{len(unknown)} are unknown ({unknown[0]}, ...)" if unknown else "",
-            f"{shapes[0]} is {list(weights[shapes[0]].shape)} where the model has {list(own[shapes[0]].shape)}"
-            if shapes
-            else "",
+            *(f"{key} is {saved} where the model has {mine}" for key, saved, mine in differing[:1]),
         ]
         raise InputError(
             f"checkpoint {path} is of another model: {'; '.join(p for p in parts if p)}. "
             "Choose the model group, features and alphabet that it was trained with (its config says which)"
         )
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=any(weight.is_meta for weight in own.values()))
 
 
 def generators() -> dict[str, Any]:

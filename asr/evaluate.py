@@ -8,13 +8,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from asr import artifacts, checkpoint
-from asr.build import build_compute, build_recognizer, load_parts, score_parts
+from asr.build import build_compute, load_parts, score_parts
 from asr.cli import entry_point
 from asr.console import console, print_results
 from asr.errors import InputError
 from asr.metrics import ErrorRates
+from asr.recognizer import from_checkpoint
 from asr.settings import POSITIVE, WHOLE_FROM_0, check
-from asr.targets import refuse_foreign_targets
 
 
 @entry_point("evaluate")
@@ -32,10 +32,8 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     check(config, {POSITIVE: "eval_seconds", WHOLE_FROM_0: "workers"})
     path = Path(config.checkpoint)
     saved = checkpoint.load(path)
-    refuse_foreign_targets(saved.config, f"checkpoint {path}")
+    recognizer = from_checkpoint(saved, path)
     compute = build_compute(config.device, config.precision)
-    recognizer = build_recognizer(OmegaConf.create(saved.config), seed=0)
-    checkpoint.load_weights(recognizer.model, saved.model, path)
     recognizer.model.to(compute.device)
     parts = {part: selection.kept for part, selection in load_parts(config.data, config.parts).items()}
     evaluations = score_parts(recognizer, compute, parts, config.eval_seconds, config.workers)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.transforms import MelScale, Spectrogram
 
-from asr.errors import InputError
+from asr.settings import POSITIVE, one_of, require, whole
 
 SpectrogramTransform = Callable[[Tensor], Tensor]
 
@@ -22,6 +22,7 @@ class LogMel(nn.Module):
     max_hz:          upper edge of the highest filter; null is half of the sample rate
     floor:           added before the log, so silence is log(floor)
     normalize:       "none" (the writeup) or "utterance": every mel bin to mean 0 and deviation 1 over the utterance
+    raises:          InputError for a setting of another type or out of bounds
     """
 
     def __init__(
@@ -35,8 +36,13 @@ class LogMel(nn.Module):
         normalize: str,
     ) -> None:
         super().__init__()
-        if normalize not in ("none", "utterance"):
-            raise InputError(f"features.normalize={normalize!r}: it is one of none, utterance")
+        require("features.sample_rate", sample_rate, whole(4_000, 384_000))
+        require("features.n_fft", n_fft, whole(2, sample_rate))  # a window of a second at most
+        require("features.hop_samples", hop_samples, whole(1, n_fft))
+        require("features.n_mels", n_mels, whole(1, 1_024))
+        require("features.max_hz?", max_hz, POSITIVE)
+        require("features.floor", floor, POSITIVE)
+        require("features.normalize", normalize, one_of("none", "utterance"))
         self.sample_rate, self.hop_samples, self.n_mels = sample_rate, hop_samples, n_mels
         self.floor, self.normalize = floor, normalize
         self.shortest = n_fft // 2 + 1  # samples: fewer cannot be mirrored at their ends, so silence is added

@@ -4,7 +4,7 @@ Pictures are laid out (batch, channel, frequency, time), so that the long side o
 frequency, where oneDNN is fast on a CPU.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from asr.errors import InputError
 from asr.gru import BidirectionalGRU, reversal
+from asr.settings import SHARE, Rule, one_of, require, whole
 
 Frames = TypeVar("Frames", int, Tensor)
 Total = Callable[[Tensor], Tensor]  # the sum of a vector over all processes
@@ -24,6 +25,23 @@ class ConvSpec(NamedTuple):
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
+
+
+def _are_convs(value: Any) -> bool:
+    sizes = whole(1, 1_001)
+    return (
+        isinstance(value, Sequence)
+        and 1 <= len(value) <= 16
+        and all(isinstance(conv, Mapping) and set(conv) == {"kernel", "stride"} for conv in value)
+        and all(
+            isinstance(pair, Sequence) and len(pair) == 2 and all(map(sizes.holds, pair))
+            for conv in value
+            for pair in conv.values()
+        )
+    )
+
+
+CONVS = Rule("a list of 1 to 16 times {kernel: [F, T], stride: [F, T]}, whole numbers from 1 to 1,001", _are_convs)
 
 
 class ModelOutput(NamedTuple):
@@ -125,6 +143,7 @@ class DeepSpeech2(nn.Module):
     output_norm: LayerNorm before the output layer
     n_mels:      height F of the spectrogram
     n_classes:   V, with the blank
+    raises:      InputError for a setting of another type or out of bounds
     source:      Amodei et al. 2015, section 3; sizes of the writeup
     """
 
@@ -141,8 +160,13 @@ class DeepSpeech2(nn.Module):
         n_classes: int,
     ) -> None:
         super().__init__()
-        if not convs or gru_layers < 1:
-            raise InputError(f"model: {len(convs)} convs and gru_layers={gru_layers}; at least one of each is needed")
+        require("model.convs", convs, CONVS)
+        require("model.conv_channels", conv_channels, whole(1, 4_096))
+        require("model.conv_norm", conv_norm, one_of(True, False))
+        require("model.gru_layers", gru_layers, whole(1, 100))
+        require("model.gru_size", gru_size, whole(1, 65_536))
+        require("model.dropout", dropout, SHARE)
+        require("model.output_norm", output_norm, one_of(True, False))
         if any(size % 2 == 0 for conv in convs for size in conv["kernel"]):
             raise InputError("model.convs: a kernel has an even side; odd ones keep the frames centred")
         self.specs = [ConvSpec(tuple(c["kernel"]), tuple(c["stride"])) for c in convs]

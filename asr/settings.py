@@ -31,14 +31,23 @@ def one_of(*values: object) -> Rule:
     return Rule(f"one of {names}", lambda value: any(value is v or (type(value) is str and value == v) for v in values))
 
 
+def whole(low: int, high: int) -> Rule:
+    """The rule that a value is a whole number within bounds."""
+    return Rule(f"a whole number from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high)
+
+
+def require(key: str, value: Any, rule: Rule) -> None:
+    """InputError if a setting breaks its rule; a key that ends in a question mark may be null."""
+    name, nullable = key.rstrip("?"), key.endswith("?")
+    if not (rule.holds(value) or (value is None and nullable)):
+        raise InputError(f"{name}={value}: it must be {rule.words}{' or null' if nullable else ''}")
+
+
 def check(config: DictConfig, rules: Rules) -> None:
     """InputError for the first setting that breaks its rule."""
     for rule, keys in rules.items():
         for key in keys.split():
-            value = OmegaConf.select(config, key.rstrip("?"))
-            if not (rule.holds(value) or (value is None and key.endswith("?"))):
-                null = " or null" if key.endswith("?") else ""
-                raise InputError(f"{key.rstrip('?')}={value}: it must be {rule.words}{null}")
+            require(key, OmegaConf.select(config, key.rstrip("?")), rule)
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

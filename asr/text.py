@@ -23,6 +23,8 @@ class Alphabet:
     symbols: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.symbols, str):
+            raise InputError(f"alphabet={self.symbols!r}: it must be a text that holds every symbol once")
         repeated = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
         if not self.symbols or repeated:
             raise InputError(
