@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +51,19 @@ def read(path: Path, position: int = 0) -> Iterator[Entry]:
                     f"{path}: the line that ends at byte {position} is damaged; delete it, the others can be used"
                 ) from error
             yield Entry(event, position)
+
+
+def has_finished(directory: Path) -> bool:
+    """Whether the run in a directory came to its end: its journal's last event says so, and its results are there.
+
+    The journal's end is the mark, as it is written last: whatever is logged of a run is in the journal before it.
+    """
+    if not (directory / "results.json").exists() or not (directory / JOURNAL).exists():
+        return False
+    last: dict[str, Any] = {}
+    for entry in read(directory / JOURNAL):
+        last = entry.event
+    return last.get("kind") == "end" and last["status"] == "FINISHED"
 
 
 class Journal:
@@ -106,8 +120,14 @@ class Journal:
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Lets others write."""
+        """Let others write. A journal in which nothing was written leaves no trace: the run was refused."""
+        empty = os.fstat(self._file).st_size == 0
         os.close(self._file)
+        if empty:
+            for name in (JOURNAL, LOCK):
+                (self.directory / name).unlink(missing_ok=True)
+            with suppress(OSError):  # it holds other files
+                self.directory.rmdir()
         self._lock.release()
 
     def _remember(self, event: dict[str, Any]) -> None:

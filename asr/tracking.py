@@ -43,7 +43,7 @@ class UnreachableError(InputError):
 
 
 def open_run(
-    directory: Path | None, uri: str, experiment: str, name: str, choices: Mapping[str, object],
+    directory: Path | Journal | None, uri: str, experiment: str, name: str, choices: Mapping[str, object],
     config: Mapping[str, Any], tags: Mapping[str, object] | None = None, *, run_id: str | None = None,
     system_metrics_seconds: float | None = 10.0, flush_seconds: float = 10.0, retry_seconds: float = 30.0,
 ) -> Run:  # fmt: skip
@@ -52,8 +52,8 @@ def open_run(
     Everything that is logged goes into the directory's journal first. A server that does not answer is a warning:
     the journal is sent when it answers again, or by asr.sync.
 
-    directory: None for a run that is not to outlive an absent server: it needs MLflow at its start, and what MLflow
-               has not got at its end is lost
+    directory: or the journal that the caller has opened there; None for a run that is not to outlive an absent server:
+               it needs MLflow at its start, and what MLflow has not got at its end is lost
     uri:       sqlite:///FILE, relative to the working directory, or what else MLflow takes (http://HOST:PORT)
     choices:   short columns such as model=ds2_4gru; config is nested and becomes columns such as model.gru_layers
     raises:    InputError if uri is malformed, a database cannot be used, experiment is deleted or run_id unknown, or
@@ -61,8 +61,11 @@ def open_run(
     """
     uri, trouble, stored = absolute(uri), "", None
     with ExitStack() as resources:
-        folder = directory or Path(resources.enter_context(TemporaryDirectory(prefix="asr-")))
-        journal = resources.enter_context(closing(Journal(folder)))
+        if isinstance(directory, Journal):
+            journal = directory
+        else:
+            folder = directory or Path(resources.enter_context(TemporaryDirectory(prefix="asr-")))
+            journal = resources.enter_context(closing(Journal(folder)))
         sender = Sender(journal, uri, experiment, run_id)
         try:
             stored = sender.connect()
@@ -212,6 +215,16 @@ class Sender:
                 f"or, to send everything again into a new run, delete {self._journal.directory}/mlflow.json"
             )
         return stored
+
+
+def send_pending(journal: Journal) -> None:
+    """Send what MLflow lacks of a run that has ended; if the server is away, warn and leave it to asr.sync."""
+    sender = Sender(journal, absolute(journal.start["uri"]), journal.start["experiment"])
+    if sender.cursor.pending(journal.directory):
+        try:
+            sender.send()
+        except InputError as error:
+            log.warning("%s; send what MLflow lacks of this run later, by asr.sync", error)
 
 
 def _system_metrics(run: Run, journal: Journal, uri: str, seconds: float) -> Any:

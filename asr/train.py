@@ -6,7 +6,7 @@ python -m asr.train experiment=quickstart dry_run=true
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,14 @@ from asr.errors import DivergedError, InputError
 from asr.fit import fit
 from asr.guard import Guard
 from asr.interrupt import Interrupted, deferred
-from asr.journal import JOURNAL, Journal
+from asr.journal import Journal, has_finished
 from asr.loop import Evaluation
 from asr.metrics import ErrorRates
 from asr.plan import plan_facts, plan_parts, plan_record
 from asr.rehearsal import is_wanted, longest_batch, parallel, rehearse
 from asr.settings import differences
 from asr.sweep import parent_tags
-from asr.tracking import Run, open_run
+from asr.tracking import Run, open_run, send_pending
 from asr.watch import Watch
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "sweep")
@@ -64,33 +64,37 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
     if config.dry_run:
         return {}
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    if config.fresh:
-        world.on_main(lambda: set_aside(directory))
-    state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
-    world.together(lambda: restore(state, directory, plain, job, world))
-    if (directory / "results.json").exists():
-        return show_finished(config, directory, job.name)
-
-    with (
-        world.together(
-            lambda: open_tracked(session, config, job, plain, directory) if world.is_main else nullcontext()
-        ) as tracked,
-        world.losses_explained(),  # here too, so that it is told before the tracked run is closed
-    ):
-        train(state, session, config, plain, directory, tracked)
-        results = test(state, session, config, directory, tracked)
+    # The lock comes before any look at what the directory holds: another start of this run may be changing it.
+    with world.together(lambda: closing(lock(directory, config.fresh)) if world.is_main else nullcontext()) as journal:
+        state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
+        world.together(lambda: restore(state, directory, plain, job, world))
+        if world.max(int(world.is_main and has_finished(directory))):
+            if journal:
+                send_pending(journal)  # a kill after the end of the run may have left some
+            return show_finished(config, directory, job.name)
+        with (
+            world.together(
+                lambda: open_tracked(session, config, job, plain, journal) if journal else nullcontext()
+            ) as tracked,
+            world.losses_explained(),  # here too, so that it is told before the tracked run is closed
+        ):
+            train(state, session, config, plain, directory, tracked)
+            results = test(state, session, config, directory, tracked)
     print_results(f"{job.name}: best.pt on the test parts", results)
     print_whereabouts(directory, config.tracking.uri)
     return results
 
 
-def set_aside(directory: Path) -> None:
-    """Renames what an earlier run left to NAME.old-1, NAME.old-2, ...; BusyError if it is being trained just now."""
-    if (directory / JOURNAL).exists():
-        Journal(directory).close()
-    if directory.is_dir() and any(directory.iterdir()):
-        names = (directory.with_name(f"{directory.name}.old-{number}") for number in count(1))
-        directory.rename(next(name for name in names if not name.exists()))
+def lock(directory: Path, fresh: bool) -> Journal:
+    """Lock the directory of a run; fresh renames what an earlier run left there to NAME.old-1, NAME.old-2, ...
+
+    raises: BusyError if another process trains there
+    """
+    if fresh and directory.is_dir() and any(directory.iterdir()):
+        with closing(Journal(directory)):
+            names = (directory.with_name(f"{directory.name}.old-{number}") for number in count(1))
+            directory.rename(next(name for name in names if not name.exists()))
+    return Journal(directory)
 
 
 def restore(state: TrainState, directory: Path, config: dict[str, Any], job: Job, world: World = ALONE) -> None:
@@ -128,7 +132,7 @@ def refuse_unfinished(path: Path, job: Job) -> None:
     typed = any(override.startswith("init_from=") for override in job.overrides)
     if typed and not (path.parent / checkpoint.LAST).exists():
         return  # any file that the user names: `load` says if it is none
-    if not (path.parent / "results.json").exists():
+    if not has_finished(path.parent):
         state = "has not ended" if path.exists() else "is not there"
         first = path.parent.name.split("+")[0]
         command = job.command.replace(f"experiment={job.choices.get('experiment')}", f"experiment={first}")
@@ -147,18 +151,17 @@ def show_finished(config: DictConfig, directory: Path, name: str) -> dict[str, E
     return results
 
 
-def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str, Any], directory: Path,
+def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str, Any], journal: Journal,
                  **tags: object) -> Run:  # fmt: skip
     """The tracked run: the one that it had before it was stopped, or a new one; under the sweep's, if any.
 
-    It writes config.json and plan.json into the directory first.
+    It writes config.json and plan.json into the journal's directory first.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(plain, directory / "config.json")
-    plan = artifacts.write_json(plan_record(config, session, job), directory / "plan.json")
+    artifacts.write_json(plain, journal.directory / "config.json")
+    plan = artifacts.write_json(plan_record(config, session, job), journal.directory / "plan.json")
     settings = config.tracking
     tracked = open_run(
-        directory,
+        journal,
         settings.uri,
         settings.experiment,
         job.name,

@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from asr.checkpoint import TrainState
 from asr.cli import Job
 from asr.console import console
 from asr.errors import DivergedError
+from asr.journal import Journal
 from asr.loop import EpochSummary, Evaluation
 from asr.searching.space import Space, show_setting, train_overrides, trial_settings, with_settings
 from asr.tracking import Run
@@ -56,10 +58,12 @@ def train_trial(trial: optuna.Trial, number: int, config: DictConfig, job: Job, 
     session = build_session(training)
     plain: dict[str, Any] = OmegaConf.to_container(training, resolve=True)  # type: ignore[assignment]
     state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
-    restore(state, directory, plain, job)
     reports = Reports(trial, config.study.pruned_by, (config.study.metric, f"dev_{training.monitor}"), training.epochs)
     tags = {"kind": "trial", "trial": number, "mlflow.parentRunId": parent}
-    with open_tracked(session, training, job, plain, directory, **tags) as tracked:
+    with ExitStack() as stack:
+        journal = stack.enter_context(closing(Journal(directory)))
+        restore(state, directory, plain, job)
+        tracked = stack.enter_context(open_tracked(session, training, job, plain, journal, **tags))
         trial.set_user_attr(RUN_ID, tracked.run_id)
         try:
             reports.catch_up(state.history)
