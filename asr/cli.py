@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr.distributed import is_main_process, leave_after_main, processes
-from asr.errors import InputError, ToldError
+from asr.errors import InputError, ToldError, mask
 from asr.interrupt import Interrupted, stop_at_once_on_sigterm
+from asr.passwords import move_config_passwords, move_passwords
 from asr.settings import within
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -46,6 +47,7 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would else print in its own way
             try:
+                sys.argv[1:] = [move_passwords(argument) for argument in sys.argv[1:]]
                 if processes() > 1 and name != "train":
                     fail_alike(f"asr.{name} runs in one process: start it without torchrun")
                 hydra_main()
@@ -80,6 +82,7 @@ class Task:
     def __call__(self, config: DictConfig) -> None:
         stop_at_once_on_sigterm()
         try:
+            move_config_passwords(config)
             import_module(self.module).main.task(config)
         except InputError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -95,7 +98,7 @@ def _end(error: InputError) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {mask(message)}", file=sys.stderr)
     sys.exit(2)
 
 

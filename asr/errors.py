@@ -15,9 +15,11 @@ class DivergedError(InputError):
     """Losses, gradients or scores are not finite."""
 
 
-def first_line(error: object) -> str:
-    """What a library's exception says, as part of a paragraph; its type where it says nothing.
+def mask(text: str) -> str:
+    """Replace the passwords of addresses in a text, //USER:PASSWORD@HOST and ?password=PASSWORD, by ***."""
+    return re.sub(r"([?&]password=)[^\s&'\"]+", r"\1***", re.sub(r"(//[^\s'\":/@]*:)[^\s'\"]*@", r"\1***@", text))
 
-    The password of http://user:password@host is left out.
-    """
-    return re.sub(r"//[^/\s]*@", "//***@", (str(error).strip().splitlines() or [type(error).__name__])[0])
+
+def first_line(error: object) -> str:
+    """What a library's exception says, as part of a paragraph, without passwords; its type where it says nothing."""
+    return mask((str(error).strip().splitlines() or [type(error).__name__])[0])

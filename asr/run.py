@@ -15,7 +15,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from asr.artifacts import write_json, write_table
-from asr.errors import first_line
+from asr.errors import first_line, mask
 from asr.journal import Cursor, Journal
 from asr.provenance import code_version, package_versions
 from asr.settings import flatten
@@ -72,7 +72,7 @@ class Run:
         )
         packages = "".join(f"{package}=={version}\n" for package, version in package_versions().items())
         files = {"packages.txt": packages, "config.json": json.dumps(config, indent=2, default=str)}
-        for file, text in (files | ({"git_diff.patch": code.diff} if code.diff else {})).items():
+        for file, text in (files | ({"git_diff.patch": mask(code.diff)} if code.diff else {})).items():
             self.log_text(text, f"{folder}/{file}")
         self._thread.start()
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from asr.build import Session, build_session
 from asr.cli import Job, current_job, entry_point, remove_if_empty
 from asr.console import console, print_plan, print_whereabouts
-from asr.errors import InputError
+from asr.errors import InputError, mask
 from asr.plan import plan_facts, plan_parts
 from asr.searching.range_test import run_range_test
 from asr.searching.report import is_current, print_best, trial_line, write_report
@@ -34,7 +34,6 @@ from asr.searching.study import (
     open_storage,
     quiet_optuna,
     refuse_another,
-    shown_url,
     storage_errors,
 )
 from asr.searching.trial import BASELINE, METRICS, train_command, train_trial
@@ -90,7 +89,7 @@ def run_study(config: DictConfig, job: Job, space: Space) -> None:
         refuse_another(study, study_record(config))
     elif left_over:
         raise InputError(
-            f"{left_over[0]} is of a study {job.name} that {shown_url(settings.storage)} does not know: give its "
+            f"{left_over[0]} is of a study {job.name} that {mask(settings.storage)} does not know: give its "
             "study.storage, or start another by study.name"
         )
     if not study or unfinished(study, settings.trials):
@@ -169,7 +168,7 @@ def study_facts(config: DictConfig, space: Space, study: optuna.Study | None) ->
         compared = "none: the space does not hold the config's own values" if settings.baseline else "none"
     pruners = {"median": median, "hyperband": hyperband, "none": "none: every trial runs to its end"}
     return {
-        "study": f"{shown_url(settings.storage)}: {settings.trials} trials in all, {states}",
+        "study": f"{mask(settings.storage)}: {settings.trials} trials in all, {states}",
         **space_facts(config, space),
         "baseline": compared,
         "minimised": f"{settings.metric} in the epoch with the lowest dev_{config.monitor}; no test part is scored",

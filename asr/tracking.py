@@ -17,6 +17,7 @@ from typing import Any
 
 from asr.errors import InputError, first_line
 from asr.journal import Cursor, Journal, read
+from asr.passwords import move_passwords
 from asr.run import Run, flat_params
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def open_run(
     raises:    InputError if uri is malformed, a database cannot be used, experiment is deleted or run_id unknown, or
                another process has the directory; without a directory UnreachableError too
     """
-    uri, trouble, stored = absolute(uri), "", None
+    uri, trouble, stored = absolute(move_passwords(uri)), "", None
     with ExitStack() as resources:
         if isinstance(directory, Journal):
             journal = directory

@@ -391,7 +391,7 @@ def test_draws_do_not_depend_on_when_a_study_was_stopped():
         (["search=lr_full", "batch.buckets=2", "search.space.batch.choices=[1,2]"], "batch.seconds=1.*longest"),
         (["study.metric=dev_car"], "study.metric=dev_car.*dev_cer"),
         (["study.pruner=mean"], "median, hyperband, none"),
-        (["study.storage=postgresql://me:secret@127.0.0.1:1/x"], r"//\*\*\*@127.0.0.1.*refused"),
+        (["study.storage=postgresql://me:secret@127.0.0.1:1/x"], r"//me:\*\*\*@127.0.0.1.*refused"),
         (["study.storage=nonsense"], "study.storage=nonsense"),
         (["study.storage=sqlite:////proc/none/x.db"], "sqlite:////proc/none"),
         (["tracking.uri=nonsense"], "tracking.uri=nonsense"),

@@ -1,6 +1,5 @@
 """Optuna studies: their storage, sampler and pruner, and what they were started with."""
 
-import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from asr.cli import EXECUTION_KEYS
-from asr.errors import InputError, first_line
+from asr.errors import InputError, first_line, mask
 from asr.settings import WHOLE_FROM_0, WHOLE_FROM_1, Rules, differences, one_of
 
 PRUNERS = ("median", "hyperband", "none")
@@ -82,11 +81,6 @@ def make_pruner(settings: DictConfig, epochs: int) -> BasePruner:
     return NopPruner()
 
 
-def shown_url(url: str) -> str:
-    """Without the user and the password."""
-    return re.sub(r"//[^/\s]*@", "//***@", url)
-
-
 @contextmanager
 def storage_errors(url: str, *others: type[BaseException]) -> Iterator[None]:
     """Makes what the storage raises a paragraph, and what `others` it may raise at its start."""
@@ -96,7 +90,7 @@ def storage_errors(url: str, *others: type[BaseException]) -> Iterator[None]:
     except expected as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         raise InputError(
-            f"study.storage={shown_url(url)}: {first_line(cause)}. It must be a database that can be reached and "
+            f"study.storage={mask(url)}: {first_line(cause)}. It must be a database that can be reached and "
             "written: sqlite:///FILE on this machine, postgresql://USER@HOST/NAME for several (its driver comes with "
             "pip install -e .[postgres]). The same command goes on with a study that this has stopped"
         ) from error
