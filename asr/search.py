@@ -27,6 +27,7 @@ from asr.searching.study import (
     RUNS,
     SeededByTrial,
     abandon,
+    by_place,
     create_or_wait,
     database_file,
     find_study,
@@ -37,7 +38,7 @@ from asr.searching.study import (
     storage_errors,
 )
 from asr.searching.trial import BASELINE, METRICS, train_command, train_trial
-from asr.searching.worker import Worker, by_place, count_states, to_do
+from asr.searching.worker import Worker, count_states, to_do
 from asr.settings import check, one_of
 from asr.sweep import parent_tags
 from asr.tracking import Run, open_run

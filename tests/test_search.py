@@ -51,7 +51,7 @@ def run_search(corpus, folder, *overrides):
 def stored(folder):
     """The study's trials by place."""
     study.quiet_optuna()
-    return worker.by_place(optuna.load_study(study_name="tried", storage=f"sqlite:///{folder / 'studies.db'}"))
+    return study.by_place(optuna.load_study(study_name="tried", storage=f"sqlite:///{folder / 'studies.db'}"))
 
 
 def logged(folder):
@@ -269,7 +269,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(corpus, tmp
     trials = stored(tmp_path)
     assert {number: (one.number, one.state.name) for number, one in trials.items()} == {
         0: (1, "COMPLETE"),  # taken up under a new number
-        2: (2, "COMPLETE"),
+        1: (2, "COMPLETE"),
     }
     history = (tmp_path / "tried" / "trial-0000" / "history.jsonl").read_text().splitlines()
     told = [(record["epoch"], record["dev_loss"]) for record in map(json.loads, history)]
@@ -291,11 +291,38 @@ def test_a_trial_that_is_interrupted_is_queued_again_at_once():
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
     with pytest.raises(KeyboardInterrupt):
         worker.Worker(stopped, 1, 1, retry, train_until_interrupted, lambda *_: None).one()
-    (one,) = worker.by_place(stopped).values()
+    (one,) = study.by_place(stopped).values()
     assert (one.number, one.state.name, one.params) == (1, "WAITING", stopped.trials[0].params)
     values = []
     worker.Worker(stopped, 1, 1, retry, lambda t, _: t.suggest_float("x", 0, 1), lambda *e: values.append(e)).run()
     assert [(number, ended.value) for number, ended in values] == [(0, one.params["x"])]
+
+
+def test_a_study_that_is_stopped_ends_as_one_that_is_not():
+    """Its trials have the same places, values and results, whichever of them were taken up again, and how often."""
+    study.quiet_optuna()
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
+
+    def ended(*stops):
+        searched = optuna.create_study(sampler=study.SeededByTrial(1, 2))
+        left = list(stops)
+
+        def train_one(one, place):
+            x = one.suggest_float("x", 0, 1)
+            if left and left[0] == place:
+                left.pop(0)
+                raise KeyboardInterrupt
+            return (x - 0.3) ** 2
+
+        for _ in range(len(stops)):
+            with pytest.raises(KeyboardInterrupt):
+                worker.Worker(searched, 4, 1, retry, train_one, lambda *_: None).run()
+        worker.Worker(searched, 4, 1, retry, train_one, lambda *_: None).run()
+        return {place: (one.params, one.value) for place, one in study.by_place(searched).items()}
+
+    whole = ended()
+    assert list(whole) == [0, 1, 2, 3]
+    assert ended(0, 2, 2) == whole
 
 
 def test_two_processes_share_a_study(corpus, tmp_path, no_plots):
@@ -337,7 +364,7 @@ def test_processes_that_begin_the_last_trial_together_make_one_of_it():
     first = shared.ask()
     late = worker.Worker(shared, 1, 1, lambda *_: None, lambda *_: pytest.fail("it trained"), lambda *_: None)
     late.one()
-    assert list(worker.by_place(shared)) == [first.number]
+    assert list(study.by_place(shared)) == [first.number]
 
 
 def test_a_trial_that_was_given_away_is_left_to_the_other():
@@ -352,7 +379,7 @@ def test_a_trial_that_was_given_away_is_left_to_the_other():
         one.report(1.0, 1)
 
     worker.Worker(shared, 1, 1, retry, train_slowly, lambda *_: pytest.fail("it ended")).one()
-    assert [one.state.name for one in worker.by_place(shared).values()] == ["WAITING"]
+    assert [one.state.name for one in study.by_place(shared).values()] == ["WAITING"]
 
 
 def test_draws_do_not_depend_on_when_a_study_was_stopped():

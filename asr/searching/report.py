@@ -15,13 +15,14 @@ import optuna.visualization.matplotlib as pictures
 from optuna import visualization as pages
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
+from rich.text import Text
 
 from asr.artifacts import write_table
-from asr.console import console
+from asr.console import console, print_table
 from asr.errors import first_line
 from asr.searching.space import show_setting
+from asr.searching.study import by_place
 from asr.searching.trial import BASELINE, EPOCHS, LAST_VALUE, REASON, RUN_ID, SECONDS
-from asr.searching.worker import by_place
 
 SHOWN = 10  # trials in the table of the best
 PLOTS = ("optimization_history", "param_importances", "slice", "parallel_coordinate", "intermediate_values")
@@ -84,7 +85,6 @@ def print_best(study: optuna.Study, metric: str) -> FrozenTrial | None:
     )  # fmt: skip
     keys = sorted({key for trial in trials.values() for key in trial.params})
     title = f"{study.study_name}: the best of {len(trials)} trials, {len(complete)} of them complete"
-    console.print(f"[bold]{title}[/bold]", soft_wrap=True)  # as a table's title it would be broken to its width
     table = Table(box=None, pad_edge=False)
     for column in ("trial", metric, *keys, "epochs", "seconds"):
         table.add_column(column, justify="right")
@@ -92,12 +92,12 @@ def print_best(study: optuna.Study, metric: str) -> FrozenTrial | None:
         trial = trials[number]
         table.add_row(
             str(number),
-            f"[bold]{show_value(value, metric)}[/bold]",
+            Text(show_value(value, metric), "bold"),
             *(show_setting(trial.params.get(key)) for key in keys),
             str(trial.user_attrs.get(EPOCHS, "")),
             f"{trial.user_attrs.get(SECONDS, 0.0):.0f}",
         )
-    console.print(table)
+    print_table(title, table)
     if not complete:
         console.print("No trial was complete: see the reasons in trials.tsv, and narrow the space or prune less.")
         return None

@@ -34,14 +34,38 @@ RECORD, RUNS = (
     "record",
     "mlflow_runs",
 )  # attributes of a study: what it was started with; its MLflow run by tracking.uri
+SURPLUS = "surplus"  # of a trial: two processes began the last one at the same moment, and this one gave way
 SILENT_HEARTBEATS = 3  # after so many a trial counts as dead
 WAIT_FOR_RECORD_SECONDS = 60.0
 
 
-class SeededByTrial(BaseSampler):
-    """TPE whose random numbers come from (seed, number of the trial).
+def by_place(study: optuna.Study) -> dict[int, FrozenTrial]:
+    """The trials of a study by their places 0, 1, 2, ..., each as it was last taken up.
 
-    So a study that is stopped and goes on draws what it would have drawn, and processes that share it draw apart.
+    Optuna gives a trial that is taken up again a new number. Its place is that of its first number among all first
+    numbers, so the places of a study that was stopped are those of one that was not.
+    """
+    latest: dict[int, FrozenTrial] = {}
+    for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
+        if SURPLUS not in trial.user_attrs:
+            latest[_first_number(trial)] = trial
+    return dict(enumerate(trial for _, trial in sorted(latest.items())))
+
+
+def place(study: optuna.Study, number: int) -> int:
+    """The place of the trial that has this number now, or had it before it was taken up again."""
+    first = _first_number(study.get_trials(deepcopy=False)[number])
+    return next(place for place, trial in by_place(study).items() if _first_number(trial) == first)
+
+
+def _first_number(trial: FrozenTrial) -> int:
+    return (RetryHeartbeatStaleTrialCallback.retry_history(trial) or [trial.number])[0]
+
+
+class SeededByTrial(BaseSampler):
+    """TPE whose random numbers come from (seed, place of the trial).
+
+    So a study that is stopped and resumed draws what it would have drawn, and processes that share it draw apart.
     """
 
     def __init__(self, seed: int, random_trials: int) -> None:
@@ -49,7 +73,7 @@ class SeededByTrial(BaseSampler):
         self.tpe = TPESampler(seed=seed, n_startup_trials=random_trials)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        seed = int(np.random.SeedSequence([self.seed, trial.number]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.seed, place(study, trial.number)]).generate_state(1)[0])
         self.tpe = TPESampler(seed=seed, n_startup_trials=self.random_trials)
         self.tpe.before_trial(study, trial)
 

@@ -1,8 +1,4 @@
-"""The loop over the trials of a study that other processes may share, and that goes on after any stop.
-
-A trial that was stopped is taken up again under a new number. Its place in the study is the number that it had first:
-there lies its directory, and places are what study.trials counts.
-"""
+"""The loop over the trials of a study that other processes may share, and that goes on after any stop."""
 
 import time
 from collections import Counter
@@ -13,20 +9,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from asr.searching.study import SILENT_HEARTBEATS
-
-SURPLUS = "surplus"  # of a trial: two processes began the last one at the same moment, and this one gave way
-
-
-def place(trial: FrozenTrial) -> int:
-    """The number that the trial had when it was first begun."""
-    return (RetryHeartbeatStaleTrialCallback.retry_history(trial) or [trial.number])[0]
-
-
-def by_place(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """The trials of the study, each as it was last taken up."""
-    trials = (t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs)
-    return dict(sorted((place(trial), trial) for trial in sorted(trials, key=lambda t: t.number)))
+from asr.searching.study import SILENT_HEARTBEATS, SURPLUS, by_place, place
 
 
 def to_do(trials: Mapping[int, FrozenTrial], total: int) -> int:
@@ -99,13 +82,12 @@ class Worker:
         assert self.number is not None
         trial = self.study.get_trials()[self.number]
         if SURPLUS not in trial.user_attrs:
-            self.on_end(place(trial), trial)
+            self.on_end(place(self.study, trial.number), trial)
 
     def _objective(self, trial: optuna.Trial) -> float:
         self.number = trial.number
-        trials = by_place(self.study)
-        mine = place(self.study.get_trials(deepcopy=False)[trial.number])
-        if sum(other < mine for other in trials) >= self.total:
+        mine = place(self.study, trial.number)
+        if mine >= self.total:
             trial.set_user_attr(SURPLUS, True)
             raise SurplusTrialError
         try:
