@@ -9,11 +9,13 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from asr.metrics import ErrorRates
 
-# A file or a pipe has no width of its own: wide enough there that no table breaks its lines.
-console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+# A file or a pipe has no width of its own: wide enough there that no table breaks its lines. Without markup: most of
+# what is shown are names, paths and commands of the user's, in which brackets are brackets.
+console = Console(width=None if sys.stdout.isatty() else 130, highlight=False, markup=False, emoji=False)
 UI = ".venv/bin/mlflow ui --backend-store-uri"
 
 
@@ -29,7 +31,7 @@ class PartPlan(NamedTuple):
 
 def print_plan(title: str, parts: Sequence[PartPlan], facts: Mapping[str, str]) -> None:
     """The data part by part, then everything else that the run is about to do."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("data")
     table.add_column("part")
     table.add_column("utterances", justify="right")
@@ -37,15 +39,21 @@ def print_plan(title: str, parts: Sequence[PartPlan], facts: Mapping[str, str]) 
     table.add_column("dropped")
     for part in parts:
         table.add_row(part.role, part.source, f"{part.utterances:,}", f"{part.hours:.2f}", part.dropped)
-    console.print(table)
+    print_table(title, table)
     print_facts(facts)
+
+
+def print_table(title: str, table: Table) -> None:
+    """Print a table below its title, which is never wrapped: as rich's own title it would be, to the table's width."""
+    console.print(title, style="bold", soft_wrap=True)
+    console.print(table)
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
     """Names and values, one a line."""
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        grid.add_row(f"[dim]{name}[/dim]", value.replace("[", "\\["))
+        grid.add_row(Text(name, "dim"), value)
     console.print(grid)
 
 
@@ -58,10 +66,10 @@ def print_whereabouts(directory: Path, tracking_uri: str) -> None:
 def progress_bar() -> Progress:
     """A bar with the time left and whatever stands in the task's field `figures`; silent where there is no terminal."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TaskProgressColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -72,7 +80,7 @@ def progress_bar() -> Progress:
 
 def print_results(title: str, results: Mapping[str, ErrorRates]) -> None:
     """Word and character error rates of each part, of the corpus and as the mean of utterances."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("part")
     for name in ("utterances", "WER", "CER", "sub", "del", "ins", "mean WER", "mean CER"):
         table.add_column(name, justify="right")
@@ -82,14 +90,15 @@ def print_results(title: str, results: Mapping[str, ErrorRates]) -> None:
         table.add_row(
             part,
             f"{rates.utterances:,}",
-            f"[bold]{rates.words.rate:.2%}[/bold]",
+            Text(f"{rates.words.rate:.2%}", "bold"),
             f"{rates.characters.rate:.2%}",
             *(f"{count:,}" for count in edits),
             f"{rates.mean_wer:.2%}",
             f"{rates.mean_cer:.2%}",
         )
-    console.print(table)
+    print_table(title, table)
     console.print(
-        "[dim]WER and CER are of the corpus (all edits over all words or characters); the means are over utterances, "
-        "as in the writeup.[/dim]"
+        "WER and CER are of the corpus (all edits over all words or characters); the means are over utterances, "
+        "as in the writeup.",
+        style="dim",
     )

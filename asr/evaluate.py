@@ -24,7 +24,7 @@ def main(config: DictConfig) -> None:
         raise InputError("checkpoint is not given: name a file, such as checkpoint=outputs/runs/quickstart/best.pt")
     results = run(config)
     print_results(str(config.checkpoint), results)
-    console.print(f"Every utterance with its errors, worst first: {config.output_dir}")
+    console.print(f"Every utterance with its errors, worst first: {config.output_dir}", soft_wrap=True)
 
 
 def run(config: DictConfig) -> dict[str, ErrorRates]:

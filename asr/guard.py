@@ -55,7 +55,7 @@ class Guard:
             self.unreadable.add(one.id)
             with open(self.list, "a") as file:
                 file.write(json.dumps({**one._asdict(), "step": state.step}) + "\n")
-            console.print(f"Left out at step {state.step:,}: {one.id}: {one.reason}", soft_wrap=True, markup=False)
+            console.print(f"Left out at step {state.step:,}: {one.id}: {one.reason}", soft_wrap=True)
         share = len(self.unreadable) / self.utterances
         if new and share > self.config["max_unreadable_share"]:
             self.refusal = InputError(
@@ -77,7 +77,7 @@ class Guard:
             f"step {state.step:,}: the loss is {metrics.loss} and the gradient norm {metrics.grad_norm}, at a learning "
             f"rate of {metrics.learning_rate:.2e}, on utterances {', '.join(metrics.ids)}"
         )
-        console.print(f"Skipped {what}", soft_wrap=True, markup=False)
+        console.print(f"Skipped {what}", soft_wrap=True)
         if state.non_finite_in_a_row >= most:
             self.refusal = DivergedError(
                 f"{most} steps in a row were not finite (max_non_finite={most}), the last {what}. Lower the learning "

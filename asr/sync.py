@@ -90,7 +90,7 @@ def print_synced(synced: list[Synced]) -> None:
     table.add_column("state")
     for one in synced:
         pending = "?" if one.pending is None else f"{one.pending:,}"
-        table.add_row(os.path.relpath(one.directory), f"{one.sent:,}", pending, one.state.replace("[", "\\["))
+        table.add_row(os.path.relpath(one.directory), f"{one.sent:,}", pending, one.state)
     console.print(table if synced else "No run has a journal there.")
 
 

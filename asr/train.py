@@ -104,7 +104,7 @@ def restore(state: TrainState, directory: Path, config: dict[str, Any], job: Job
     if found := checkpoint.load_last(directory):
         saved, path, problem = found
         if problem:
-            console.print(f"{problem}. The run goes on from {path.name}, the one before.", soft_wrap=True, markup=False)
+            console.print(f"{problem}. The run goes on from {path.name}, the one before.", soft_wrap=True)
         differing = differences(saved.config, config, ignore=EXECUTION_KEYS)
         if differing:
             raise InputError(
@@ -120,7 +120,7 @@ def restore(state: TrainState, directory: Path, config: dict[str, Any], job: Job
                 "with fresh=true, which keeps the old under another name"
             )
         state.restore(saved, path, world.rank)
-        console.print(f"Goes on from {path}: epoch {state.epoch} is done, step {state.step:,}.")
+        console.print(f"Goes on from {path}: epoch {state.epoch} is done, step {state.step:,}.", soft_wrap=True)
     elif config["init_from"]:
         path = Path(config["init_from"])
         refuse_unfinished(path, job)
@@ -204,7 +204,10 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
             )  # fmt: skip
         except Interrupted as interrupted:
             watch.save(state)
-            console.print(f"Stopped by {interrupted} after step {state.step:,}, saved: the same command goes on there.")
+            console.print(
+                f"Stopped by {interrupted} after step {state.step:,}, saved: the same command goes on there.",
+                soft_wrap=True,
+            )
             raise
 
 
