@@ -256,6 +256,15 @@ def test_schedules_worked_out_by_hand(name: str, step: int, learning_rate: float
     assert our_rates(name)[step].tolist() == pytest.approx([learning_rate, momentum], rel=1e-6)
 
 
+def test_exp3_with_101_steps_an_epoch_and_101_triangles_is_exp3_as_logged() -> None:
+    """step_size_up was 50 steps, and 100 epochs of 101 steps hold 101 such triangles."""
+    config = composed("exp3", "steps_per_epoch=101", "scheduler.cycles=101")
+    actual = stepped(build_optimizer(config, nn.Linear(1, 1), 10_100), 10_100)
+    torch.testing.assert_close(
+        actual, stepped(sgd_cyclic(list(nn.Linear(1, 1).parameters())), 10_100), rtol=1e-9, atol=0
+    )
+
+
 def test_exp3_has_all_but_stopped_rising_after_10_of_its_100_epochs() -> None:
     """Each triangle is half as high as the one before: from there on less than 0.5 % of the first one's height."""
     heights = (our_rates("exp3")[:, 0] - 1e-4) / 5e-4

@@ -12,7 +12,7 @@ from scipy.stats import bootstrap
 
 from asr.metrics import ErrorCounts
 
-FAILED_RATE = 0.9  # a CER from which a model counts as having learned nothing: it emits next to nothing
+FAILED_RATE = 0.9  # a CER from which a model counts as failed: it emits next to nothing
 BATCH_NUMBERS = 2_000_000  # resampled utterances held at once
 
 
@@ -51,6 +51,7 @@ class Verdict(StrEnum):
     CONTRADICTED = "contradicted"
     UNDECIDED = "undecided"
     BOTH_FAILED = "both failed"
+    DID_NOT_FAIL = "did not fail"
     NOT_TESTABLE = "not testable yet"
 
 
@@ -129,6 +130,15 @@ def verdict_of(difference: Interval) -> Verdict:
     if difference.low > 0:
         return Verdict.SUPPORTED
     return Verdict.CONTRADICTED if difference.high < 0 else Verdict.UNDECIDED
+
+
+def failure_verdict(with_it: Interval, without: Interval) -> Verdict:
+    """On a claim that something made a model fail, from the CERs of that model and of one trained without it."""
+    if with_it.high < FAILED_RATE:
+        return Verdict.DID_NOT_FAIL
+    if with_it.low >= FAILED_RATE and without.high < FAILED_RATE:
+        return Verdict.SUPPORTED
+    return Verdict.CONTRADICTED if min(with_it.low, without.low) >= FAILED_RATE else Verdict.UNDECIDED
 
 
 def verdict_of_all(verdicts: Sequence[Verdict]) -> Verdict:

@@ -9,13 +9,14 @@ from typing import NamedTuple
 from asr.cli import EXECUTION_KEYS
 from asr.reporting.published import librispeech
 from asr.reporting.tracked import StoredRun
-from asr.settings import within
+from asr.settings import differences, within
 
 WRITEUP = ("exp1", "exp2_clean", "exp2_other", "exp3")
 EXP3_VARIANTS = ("exp3", "exp3_adam", "exp3_sgd_one_cycle", "exp3_adam_one_cycle")
 AUGMENT = {"exp1": "none", "exp2_clean": "wave_spec", "exp2_other": "wave_spec_no_noise"} | dict.fromkeys(
     EXP3_VARIANTS, "wave_spec"
 )  # what each experiment trains with unless augment= says otherwise
+AS_PUBLISHED = ("data.root", "seed", "device", "precision", "deterministic")  # leave an experiment what it is
 KEPT_SHARE = 0.5  # the writeup's filters keep 53 to 62 % of a training part's utterances
 
 
@@ -90,10 +91,10 @@ class Group:
 
     @property
     def is_full(self) -> bool:
-        """Whether it was run at full scale on all of LibriSpeech: whole test parts, and what the filters leave."""
+        """Whether it ran as in the writeup, on all of LibriSpeech: whole test parts, and what the filters leave."""
         sizes, test, train = librispeech(), self.kept_parts(["test"]), self.kept_parts(["train"])
         return (
-            self.scale == "full"
+            all(key in AS_PUBLISHED for key in _values(self.overrides))
             and not self.is_synthetic
             and all(part in sizes for part in test | train)
             and all(count == sizes[part].utterances for part, (count, _) in test.items())
@@ -129,6 +130,18 @@ def group_key(overrides: Sequence[str]) -> tuple[str, ...]:
             and (key, value) != ("scale", "full")
         )
     )
+
+
+def differing_settings(first: StoredRun, second: StoredRun) -> list[str]:
+    """Names of the settings in which two runs differ and that can change a result, and "commit" if their code differs.
+
+    A group of which the choice differs stands for its settings, except for the learning rate: that is the same thing
+    for all optimizers.
+    """
+    one, other = ({**run.params, "commit": run.commit} for run in (first, second))
+    told = differences(one, other, ignore=(*EXECUTION_KEYS, "experiment"))
+    keys = [difference.partition(":")[0] for difference in told]
+    return [key for key in keys if key == "optimizer.lr" or not within(key, [group for group in keys if group != key])]
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 
 class Badge(NamedTuple):
@@ -38,7 +37,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; words between backticks are code."""
+    """A paragraph."""
 
     text: str
     kind: ClassVar[str] = "text"
@@ -84,7 +83,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Media:
-    """A picture or a sound: its file's name, its bytes and what it shows."""
+    """A picture or a sound: a name for its file, its bytes and what it shows."""
 
     name: str
     content: bytes = field(repr=False)
@@ -99,8 +98,14 @@ class Media:
 
     @property
     def folder(self) -> str:
-        """Where its file lies beside report.md."""
+        """The folder beside report.md that holds its file."""
         return "pictures" if self.mime.startswith("image/") else "sounds"
+
+    @property
+    def path(self) -> str:
+        """Its file beside report.md; what has no place in a file's name or a link becomes _."""
+        name = re.sub(r"[^\w.-]+", "_", self.name)
+        return f"{self.folder}/{name}"
 
 
 Block = Text | Heading | Table | Code | Media
@@ -133,7 +138,7 @@ def write_report(title: str, sections: Sequence[Section], folder: Path) -> list[
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"code": code_in_html, "cell": text_in_a_markdown_cell}
+    environment.filters |= {"md": in_markdown, "cell": in_a_markdown_cell, "fence": in_a_markdown_fence}
     paths = []
     for template, file in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
         path = folder / file
@@ -141,19 +146,38 @@ def write_report(title: str, sections: Sequence[Section], folder: Path) -> list[
         paths.append(path)
     for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Media):
-            path = folder / block.folder / block.name
+            path = folder / block.path
             path.write_bytes(block.content)
             paths.append(path)
     return paths
 
 
-def code_in_html(text: str) -> Markup:
-    """Escaped, with `words` as <code>words</code>."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+def in_markdown(text: str) -> str:
+    """On one line, with a backslash before what Markdown would take for markup or HTML: the text shows as it is.
+
+    An underscore within a word and an ampersand that begins no entity are safe.
+    """
+    own = r"[\\`*\[\]<|~]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)"
+    return re.sub(own, r"\\\g<0>", " ".join(text.split()))
 
 
-def text_in_a_markdown_cell(cell: Cell) -> str:
-    """On one line, with no bar that would end the cell."""
-    text = f"`{cell.text}`" if cell.code else ", ".join(badge.text for badge in cell.badges) or cell.text
-    small = f" ({cell.small})" if cell.small else ""
-    return " ".join(f"{text}{small}".split()).replace("|", "\\|")
+def in_a_markdown_cell(cell: Cell) -> str:
+    """A cell's text, code or badges, and what stands small in brackets."""
+    small = f" ({in_markdown(cell.small)})" if cell.small else ""
+    if cell.code:
+        text = " ".join(cell.text.split()).replace("|", r"\|")  # a table's cell ends at a bar even within code
+        ticks = _ticks(text, at_least=1)
+        padding = " " if "`" in text else ""  # which Markdown takes away
+        return f"{ticks}{padding}{text}{padding}{ticks}{small}"
+    return in_markdown(", ".join(badge.text for badge in cell.badges) or cell.text) + small
+
+
+def in_a_markdown_fence(text: str) -> str:
+    """Lines to copy, between fences that none of them can close."""
+    ticks = _ticks(text, at_least=3)
+    return f"{ticks}bash\n{text}\n{ticks}"
+
+
+def _ticks(text: str, at_least: int) -> str:
+    """More backticks than stand next to each other in the text."""
+    return "`" * max(at_least, 1 + max(map(len, re.findall("`+", text)), default=0))

@@ -23,9 +23,9 @@ def opening(groups: Sequence[Group]) -> list[Block]:
     if any(group.is_full for group in groups):
         return []
     warning = (
-        "Nothing here was run at full scale on all of LibriSpeech, so none of our figures may be compared with the "
-        "writeup's as a reproduction. Ours show how the experiments do against each other, at the scale and on the "
-        "corpus that stand above each table."
+        "Nothing here was run as the writeup did it, at full scale on all of LibriSpeech, so none of our figures may "
+        "be compared with the writeup's as a reproduction. Ours show how the experiments do against each other, at the "
+        "scale and on the corpus that stand above each table."
     )
     return [Text(warning, strong=True)]
 
@@ -112,18 +112,17 @@ def _rows(group: Group) -> list[Variant]:
 def _results_row(group: Group, variant: Variant, part: str, resampling: Resampling) -> list[Cell | str]:
     run = group.newest(variant)
     if run is None:
-        return [str(variant), Cell(f"not run: `{group.command(f'experiment={variant.experiment}')}`")]
+        return [str(variant), Cell(group.command(f"experiment={variant.experiment}"), "not run", code=True)]
     if part not in run.scored:
         return [str(variant), Cell("not scored on this part")]
     characters = counts_of({one.id: one.characters for one in run.scored[part]})
     words = counts_of({one.id: one.words for one in run.scored[part]})
-    cells = [
-        _rate_cell(rate(counts, resampling)) for rate in (mean_rate, corpus_rate) for counts in (characters, words)
-    ]
+    cells = [rate_cell(rate(counts, resampling)) for rate in (mean_rate, corpus_rate) for counts in (characters, words)]
     return [str(variant), *cells, *_published_cells(variant, part)]
 
 
-def _rate_cell(interval: Interval) -> Cell:
+def rate_cell(interval: Interval) -> Cell:
+    """A rate in percent, with its interval below."""
     limits = "" if math.isnan(interval.low) else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
     return Cell(f"{100 * interval.value:.1f} %", limits)
 
@@ -215,7 +214,7 @@ def _example_rows(group: Group, part: str) -> list[list[Cell | str]]:
         rows.append([Cell(id), Cell(next(iter(texts.values()))[id].reference, "what was said"), ""])
         for variant, scored in texts.items():
             heard = scored[id]
-            rows.append([str(variant), heard.hypothesis or "(nothing)", f"{100 * heard.characters.rate:.0f} %"])
+            rows.append([str(variant), heard.hypothesis.strip() or "(nothing)", f"{100 * heard.characters.rate:.0f} %"])
     return rows
 
 
