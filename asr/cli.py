@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from asr.distributed import is_main_process, leave_after_main, processes
 from asr.errors import InputError, ToldError, mask
 from asr.interrupt import Interrupted, stop_at_once_on_sigterm
+from asr.memory import explain_lost_memory, limit_memory
 from asr.passwords import move_config_passwords, move_passwords
 from asr.settings import within
 
@@ -59,6 +60,10 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                 if isinstance(stop, Interrupted):
                     leave_after_main()
                 sys.exit(stop.exit_code if isinstance(stop, Interrupted) else 130)
+            except (MemoryError, RuntimeError) as error:
+                if not (explained := explain_lost_memory(error)):
+                    raise
+                _fail(explained)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
@@ -83,6 +88,7 @@ class Task:
         stop_at_once_on_sigterm()
         try:
             move_config_passwords(config)
+            limit_memory()
             import_module(self.module).main.task(config)
         except InputError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:

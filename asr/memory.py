@@ -1,15 +1,21 @@
 """How memory is kept, and what a user is told when a batch does not fit into it."""
 
+from __future__ import annotations
+
 import ctypes
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
-from asr.dataset import Batch
-from asr.errors import InputError
+from asr.errors import InputError, mask
+
+if TYPE_CHECKING:  # every command explains lost memory, and few need the data's packages
+    from asr.dataset import Batch
 
 # What torch says of it without a type of its own: on a CPU, on MPS, and where cuDNN or cuBLAS asked for the memory.
 MESSAGES = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
@@ -50,6 +56,34 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_max = -1, -4
         library.mallopt(mmap_max, 0)
         library.mallopt(trim_threshold, 2**31 - 1)
+
+
+def limit_memory() -> None:
+    """Let this process take no more memory than is free now, so that an absurd setting fails it, and not the machine.
+
+    A limit that the user has set stays. Where there is CUDA nothing is limited, since its driver reserves more
+    addresses than there is memory.
+    source: setrlimit(2), RLIMIT_DATA
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if sys.platform == "linux" and soft == resource.RLIM_INFINITY and not torch.cuda.is_available():
+        free = psutil.virtual_memory().available + psutil.Process().memory_info().data
+        resource.setrlimit(resource.RLIMIT_DATA, (free, hard))
+
+
+def explain_lost_memory(error: Exception) -> str:
+    """What to tell a user whose process, or one that reads data for it, has run out of memory; "" if it is not that."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    way_out = (
+        "Lower the batch (batch.utterances or batch.seconds, data.max_seconds), the model, the number of workers or "
+        "the size of the features; the same command resumes from its last checkpoint"
+    )
+    if lines[0].startswith("DataLoader worker"):  # torch's words for one that has died
+        return f"a process that reads data has died ({lines[0].strip(' .')}), as when memory runs out. {way_out}"
+    if not is_out_of_memory(error):
+        return ""
+    cpu = torch.device("cpu")
+    return f"the memory does not suffice ({mask(lines[-1])}). {held(cpu)}. {way_out}"
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,16 +1,24 @@
-"""What a training leaves in memory."""
+"""What a training leaves in memory, and what is said where memory does not suffice."""
 
 import gc
+import resource
+import signal
+import sys
+import time
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
+from conftest import SMALL, exit_code, forked
 
+from asr import train
 from asr.artifacts import write_augmentation
 from asr.augment import Augment
 from asr.batching import Position
 from asr.build import build_session
 from asr.dataset import training_batches
+from asr.memory import limit_memory
 from asr.step import train_step
 
 
@@ -46,3 +54,68 @@ def test_pictures_that_cannot_be_drawn_end_the_run(config, tmp_path, capfd):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):  # as a full disk: for that the run has a paragraph
         write_augmentation(replace(dataset, augment=None), session.data.training_cuts(), tmp_path / "file" / "folder")
+
+
+@pytest.fixture
+def command(corpus, tmp_path, monkeypatch):
+    """Starts `python -m asr.train KEY=VALUE ...` in a process of its own and returns its id."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(*overrides, before=lambda: None):
+        def run():
+            before()
+            train.main()
+
+        monkeypatch.setattr(sys, "argv", ["asr.train", f"data.root={corpus}", *SMALL, *overrides])
+        return forked(run)
+
+    return start
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.gru_size=50000"],
+        ["model.conv_channels=4096", "model.convs=[{kernel: [11, 5], stride: [1, 1]}]"],
+    ],
+)
+def test_what_does_not_fit_into_memory_ends_with_a_paragraph(overrides, command, capfd):
+    """The limit is set here, as a shell's ulimit would: the machine's own is not tried."""
+    limit = (3 * 2**30, resource.RLIM_INFINITY)
+    child = command(*overrides, before=lambda: resource.setrlimit(resource.RLIMIT_DATA, limit))
+    assert exit_code(child) == 2
+    error = capfd.readouterr().err
+    assert error.count("error: ") == 1
+    assert "Traceback" not in error
+    assert "memory" in error
+    assert "Lower" in error
+
+
+def test_a_process_takes_no_more_memory_than_is_free_unless_the_user_has_set_a_limit():
+    def limits_itself():
+        limit_memory()
+        limit, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        assert 2**28 < limit < psutil.virtual_memory().total + 2**32
+        resource.setrlimit(resource.RLIMIT_DATA, (limit + 1, hard))
+        limit_memory()
+        assert resource.getrlimit(resource.RLIMIT_DATA) == (limit + 1, hard)
+
+    if torch.cuda.is_available():
+        pytest.skip("nothing is limited where there is CUDA")
+    assert exit_code(forked(limits_itself)) == 0
+
+
+def test_a_reading_process_that_is_killed_ends_the_run_with_a_paragraph(command, tmp_path, capfd):
+    """As the kernel does when memory runs out."""
+    child = command("workers=1", "epochs=1", "steps_per_epoch=1000")
+    deadline = time.monotonic() + 60
+    while "step/loss" not in "".join(path.read_text() for path in tmp_path.rglob("journal.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (worker,) = psutil.Process(child).children()
+    worker.send_signal(signal.SIGKILL)
+    assert exit_code(child) == 2
+    error = capfd.readouterr().err
+    assert "error: a process that reads data has died" in error
+    assert "the same command resumes" in error
+    assert "Traceback" not in error
