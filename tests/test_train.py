@@ -78,6 +78,7 @@ def test_a_run_learns_and_leaves_everything_behind(trained):
     assert logged.info.status == "FINISHED"
     assert {name: logged.data.params[name] for name in CHOICES} == CHOICES
     assert logged.data.params["batch.utterances"] == "8"
+    assert "librispeech" not in logged.data.params.values(), "which corpus it is, data.root says alone"
     for name, value in results["test-other"].as_metrics().items():
         assert logged.data.metrics[f"test-other/{name}"] == pytest.approx(value)
     assert [point.step for point in client.get_metric_history(logged.info.run_id, "dev/wer")] == [20, 40, 60, 80]
