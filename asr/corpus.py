@@ -14,7 +14,7 @@ from lhotse.serialization import deserialize_item
 
 from asr.download import MINI_LIBRISPEECH
 from asr.errors import InputError, first_line
-from asr.indexed import INDEX_VERSION, IndexedCut, manifest_path, read_stamp
+from asr.indexed import INDEX_VERSION, IndexedCut, manifest_path, rate_problem, read_stamp
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".yaml", ".yaml.gz")  # of lhotse's cut sets
 TOLERANCE_SECONDS = 0.025  # lhotse's own: by so much a cut may pass the end of its recording
@@ -130,6 +130,8 @@ def _problem(cut: Cut) -> str:
         return "has an id that is no text; write it in quotes"
     if cut.recording is None or not cut.recording.sources:
         return "has no recording; write the cuts with their recordings"
+    if problem := rate_problem(cut.recording.sampling_rate):
+        return f"has {problem}; write its recording anew with lhotse or filter it out"
     if cut.channel not in cut.recording.channel_ids:
         return f"is of channel {cut.channel}, its recording has {cut.recording.channel_ids}; give it one of them"
     paths = [source.source for source in cut.recording.sources if source.type == "file"]

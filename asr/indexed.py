@@ -12,6 +12,7 @@ from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
 INDEX_VERSION = 2  # of what an index holds; prepare makes one of another version anew, and nothing else reads it
+SAMPLE_RATES = range(4_000, 384_001)  # Hz; a telephone has 8,000, the fastest converter 384,000
 CHARACTERS, NUMBER = r'([^"\\\x00-\x1f]*)', r"([1-9]\d{0,9})"
 TEXT = f'"{CHARACTERS}"'
 # A line as `to_dict` gives it. A match is the check as well: fields and types are these, and the three ids are one.
@@ -45,6 +46,16 @@ def read_stamp(manifest_dir: Path, part: str) -> dict[str, Any]:
     return stamp if isinstance(stamp, dict) else {}
 
 
+def rate_problem(sample_rate: Any) -> str:
+    """Says which sample rate cannot be that of speech; empty if it can.
+
+    A header can declare any: at 1 Hz, a second of audio would count as hours and be resampled to gigabytes.
+    """
+    if sample_rate in SAMPLE_RATES:
+        return ""
+    return f"a sample rate of {sample_rate} Hz, must be {SAMPLE_RATES[0]:,} to {SAMPLE_RATES[-1]:,}"
+
+
 @dataclass(slots=True)
 class IndexedCut:
     """All of a mono audio file, folder/ID.flac, with its text. lhotse's samplers take it for a cut.
@@ -76,7 +87,7 @@ class IndexedCut:
         id, seconds, text, speaker, folder, rate, samples = match.groups()
         # What many cuts share is kept once.
         cut = cls(id, text, sys.intern(speaker), sys.intern(prefix + folder), shared_int(rate), int(samples))
-        return cut if cut.duration == float(seconds) else None
+        return cut if cut.duration == float(seconds) and cut.sampling_rate in SAMPLE_RATES else None
 
     @property
     def path(self) -> str:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from asr.audio import hides_samples
 from asr.download import TOP
 from asr.errors import InputError
-from asr.indexed import IndexedCut
+from asr.indexed import IndexedCut, rate_problem
 
 
 class Rejected(NamedTuple):
@@ -129,6 +130,8 @@ def _measure(path: Path, verify_audio: bool) -> tuple[int, int]:
                 raise _UnusableError(
                     f"{audio.channels} channels, must be one; mix down: ffmpeg -i IN.flac -ac 1 OUT.flac"
                 )
+            if problem := rate_problem(audio.samplerate):
+                raise _UnusableError(problem)
             if audio.frames == 0:
                 raise _UnusableError("no samples")
             audio.seek(audio.frames - 1)  # fails if the end of the file is cut off, and costs 0.1 ms
@@ -137,6 +140,8 @@ def _measure(path: Path, verify_audio: bool) -> tuple[int, int]:
             if verify_audio:
                 audio.seek(0)
                 _verify(audio)
+                if hides_samples(path):
+                    raise _UnusableError(f"more samples than the {audio.frames:,} that its header declares")
             return audio.frames, audio.samplerate
     except soundfile.LibsndfileError as error:
         raise _UnusableError(f"unreadable or cut off ({error.error_string})") from error

@@ -186,6 +186,17 @@ def test_another_sample_rate_is_kept_with_its_true_length_and_counted(root: Path
     assert (cut["duration"], cut["recording"]["sampling_rate"]) == (2.0, 8_000)
 
 
+@pytest.mark.parametrize("rate", [3_999, 4_000, 384_000, 384_001])
+def test_sample_rates_beyond_those_of_speech_are_rejected(rate: int, root: Path, tmp_path: Path) -> None:
+    """Its length in seconds would mean nothing, and its resampling cost hours and gigabytes."""
+    soundfile.write(root / "dev-clean/7/1/7-1-0000.flac", np.ones(rate), rate, format="WAV")
+    index_part(root, "dev-clean", tmp_path, 1, verify_audio=False)
+    if rate in (4_000, 384_000):
+        assert not (tmp_path / "dev-clean.rejected.jsonl").exists()
+    else:
+        assert rejected(tmp_path) == {"7-1-0000": f"a sample rate of {rate} Hz, must be 4,000 to 384,000"}
+
+
 def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_the_text(root: Path, tmp_path: Path) -> None:
     (root / "dev-clean/7/1/7-1.trans.txt").write_bytes("\ufeff7-1-0000 HELLO\r\n7-1-0001\tWORLD\r\n".encode())
     index_part(root, "dev-clean", tmp_path, 1)
