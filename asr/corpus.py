@@ -186,8 +186,9 @@ def _refuse_missing_audio(cuts: list[Cut], path: Path) -> None:
             ) from error
         missing += [folder + name for name in sorted(names[folder] - there)]
     if missing:
+        where = "" if os.path.isabs(missing[0]) else " in the working directory"
         raise InputError(
-            f"{path} names {len(missing):,} audio files that are not there, the first {missing[0]}; "
+            f"{path} names {len(missing):,} audio files that are not there, the first {missing[0]}{where}; "
             "put them back, or make the cuts anew without them (an index: python -m asr.prepare)"
         )
 

@@ -147,6 +147,13 @@ def test_the_files_of_an_index_name_no_root(tmp_path: Path) -> None:
     assert not any(str(tmp_path).encode() in content for content in files.values())
 
 
+def test_an_index_can_be_made_a_cut_set_of_ones_own(tmp_path: Path) -> None:
+    index = CutSet.from_file(make_part(tmp_path) / "dev-clean.jsonl.gz")
+    with pytest.raises(InputError, match=r"2 audio files .* dev-clean/7/1/7-1-0000\.flac in the working directory"):
+        load(tmp_path, *index)
+    assert len(load(tmp_path, *index.with_recording_path_prefix(tmp_path))) == 2
+
+
 def test_an_index_that_an_older_version_made_is_refused(tmp_path: Path) -> None:
     """Its paths are absolute: a copy of a corpus would be trained on the audio of the original."""
     manifests = make_part(tmp_path)
@@ -154,7 +161,7 @@ def test_an_index_that_an_older_version_made_is_refused(tmp_path: Path) -> None:
     lines = lines.replace(b'"source": "', f'"source": "{tmp_path}/'.encode())
     (manifests / "dev-clean.jsonl.gz").write_bytes(gzip.compress(lines))
     stamp = json.loads((manifests / "dev-clean.stamp.json").read_text())
-    del stamp["version"]
+    stamp.pop("version", None)
     (manifests / "dev-clean.stamp.json").write_text(json.dumps(stamp))
     command = re.escape(f"python -m asr.prepare librispeech root={tmp_path} parts=[dev-clean]")
     with pytest.raises(InputError, match=f"dev-clean.jsonl.gz was not made by this version .*: {command}"):

@@ -165,7 +165,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(trained, config):
 
 def test_a_file_of_cuts_stands_in_for_a_part(trained, config, corpus, tmp_path):
     cuts = CutSet.from_file(corpus / "cuts" / "test-other.jsonl.gz").subset(first=2)
-    cuts.to_file(tmp_path / "mine.jsonl.gz")
+    cuts.with_recording_path_prefix(corpus).to_file(tmp_path / "mine.jsonl.gz")
     best = f"checkpoint={trained.directory / 'best.pt'}"
     parts = f"parts=[{tmp_path / 'mine.jsonl.gz'},test-clean]"
     results = evaluate.run(config(best, parts, "workers=0", name="evaluate", small=False))
