@@ -137,7 +137,7 @@ def load_parts(
                 f"{list(sources)}: {name} stands twice; name each part once, and give each file its own name"
             )
         # One source after the other, so that what falls of one makes room for the next.
-        parts[name] = choose(load_cuts(source, Path(config.root), Path(config.manifests), config.corpus))
+        parts[name] = choose(load_cuts(source, Path(config.root), Path(config.manifests)))
     return parts
 
 

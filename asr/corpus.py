@@ -12,27 +12,22 @@ from lhotse import CutSet, MonoCut
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
+from asr.download import MINI_LIBRISPEECH
 from asr.errors import InputError, first_line
-from asr.indexed import IndexedCut
+from asr.indexed import INDEX_VERSION, IndexedCut, manifest_path, rate_problem, read_stamp
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".yaml", ".yaml.gz")  # of lhotse's cut sets
 TOLERANCE_SECONDS = 0.025  # lhotse's own: by so much a cut may pass the end of its recording
 
 
-def manifest_path(manifest_dir: Path, part: str) -> Path:
-    """Where the index of a part lies."""
-    return manifest_dir / f"{part}.jsonl.gz"
-
-
-def load_cuts(source: str, root: Path, manifest_dir: Path, corpus: str = "librispeech") -> CutSet:
+def load_cuts(source: str, root: Path, manifest_dir: Path) -> CutSet:
     """All cuts of a part or of a file, in memory: each mono, with one supervision, its text and its audio file.
 
     An index gives IndexedCuts, which others take for MonoCuts.
 
     source: a part that was indexed (manifest_dir/PART.jsonl.gz), or a file with a lhotse CutSet; cuts with several
             supervisions are cut up into one for each
-    root:   the folder that holds the parts
-    corpus: which one python -m asr.prepare makes there, for the way out
+    root:   the folder that holds the parts; paths in an index are relative to it
     raises: InputError, naming the first cut or file at fault and how many there are
     """
     is_file = source.endswith(SUFFIXES)
@@ -43,28 +38,43 @@ def load_cuts(source: str, root: Path, manifest_dir: Path, corpus: str = "libris
         cuts = _read(path, "write it anew with CutSet.to_file")
     else:
         path = manifest_path(manifest_dir, source)
-        prepare = f"python -m asr.prepare {corpus} root={root}"
+        known = sorted(found.name.removesuffix(".jsonl.gz") for found in manifest_dir.glob("*.jsonl.gz"))
         if not path.is_file():
-            known = sorted(found.name.removesuffix(".jsonl.gz") for found in manifest_dir.glob("*.jsonl.gz"))
             raise InputError(
-                f"part {source!r} has no index {path} (there {'are' if known else 'is'} {', '.join(known) or 'none'}); "
-                f"make it: {prepare}"
+                f"part {source!r} has no index {path} (indexed there: {', '.join(known) or 'nothing'}); "
+                f"make it: {prepare_command(root, manifest_dir, [source])}"
             )
+        prepare = prepare_command(root, manifest_dir, known)
         if not root.is_dir():
-            raise InputError(f"root={root} does not exist; set it to the folder that holds {source}, then {prepare}")
-        cuts = _read(path, f"make it anew: {prepare}")
+            raise InputError(f"root={root} does not exist; set it to the folder that holds {source}")
+        if read_stamp(manifest_dir, source).get("version") != INDEX_VERSION:
+            raise InputError(f"{path} was not made by this version of asr.prepare; make it anew: {prepare}")
+        cuts = _read(path, f"make it anew: {prepare}", os.path.join(os.path.abspath(root), ""))
     cuts = _one_supervision_each(cuts, path)
-    if not is_file:
-        _refuse_other_root(cuts, path, root, prepare)
     _refuse_repeated_ids(cuts, path)
     _refuse_missing_audio(cuts, path)
     return CutSet.from_cuts(cuts)
 
 
-def _read(path: Path, way_out: str) -> list[Cut]:
+def prepare_command(root: Path, manifest_dir: Path, parts: list[str]) -> str:
+    """The command that indexes parts of a corpus. Which corpus it is, its folder tells."""
+    corpus, hint = "CORPUS", " (CORPUS is librispeech, mini_librispeech or synthetic)"
+    if root.name == "synthetic" or any(root.glob("*/synthetic.json")):  # which its generator leaves in every part
+        corpus = "synthetic"
+    elif set(parts) <= MINI_LIBRISPEECH.keys():
+        corpus = "mini_librispeech"
+    elif root.is_dir() or root.name == "LibriSpeech":
+        corpus = "librispeech"
+    elsewhere = "" if manifest_dir == root / "cuts" else f" manifests={manifest_dir}"
+    command = f"python -m asr.prepare {corpus} root={root} parts=[{','.join(parts)}]{elsewhere}"
+    return command + (hint if corpus == "CORPUS" else "")
+
+
+def _read(path: Path, way_out: str, prefix: str = "") -> list[Cut]:
+    """prefix: is put before the paths of audio files in lines of JSON."""
     cuts: list[Cut] = []
     try:
-        cuts.extend(_lines(path) if ".jsonl" in path.suffixes else CutSet.from_file(path))
+        cuts.extend(_lines(path, prefix) if ".jsonl" in path.suffixes else CutSet.from_file(path))
     except Exception as error:  # whatever lhotse, json, yaml and gzip raise at a file that is something else
         beyond = f" beyond its cut {len(cuts):,}" if cuts else ""
         raise InputError(f"{path} cannot be read as a lhotse CutSet{beyond}: {first_line(error)}; {way_out}") from error
@@ -74,18 +84,16 @@ def _read(path: Path, way_out: str) -> list[Cut]:
     return cuts
 
 
-def _lines(path: Path) -> Iterator[Cut]:
+def _lines(path: Path, prefix: str) -> Iterator[Cut]:
     """Of an index without lhotse, which takes six times as long."""
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
         for line in lines:
-            yield IndexedCut.read(line) or deserialize_item(json.loads(line))
-
-
-def _refuse_other_root(cuts: list[Cut], path: Path, root: Path, prepare: str) -> None:
-    audio = str(cuts[0].recording.sources[0].source)
-    within = Path(audio).is_relative_to(os.path.abspath(root))
-    if not within and not Path(os.path.realpath(audio)).is_relative_to(os.path.realpath(root)):
-        raise InputError(f"{path} was made of another root: it names {audio}, but root={root}; make it anew: {prepare}")
+            if (cut := IndexedCut.read(line, prefix)) is None:
+                cut = deserialize_item(json.loads(line))
+                if prefix:
+                    for source in cut.recording.sources:
+                        source.source = prefix + source.source
+            yield cut
 
 
 def _one_supervision_each(cuts: list[Cut], path: Path) -> list[Cut]:
@@ -122,6 +130,8 @@ def _problem(cut: Cut) -> str:
         return "has an id that is no text; write it in quotes"
     if cut.recording is None or not cut.recording.sources:
         return "has no recording; write the cuts with their recordings"
+    if problem := rate_problem(cut.recording.sampling_rate):
+        return f"has {problem}; write its recording anew with lhotse or filter it out"
     if cut.channel not in cut.recording.channel_ids:
         return f"is of channel {cut.channel}, its recording has {cut.recording.channel_ids}; give it one of them"
     paths = [source.source for source in cut.recording.sources if source.type == "file"]
@@ -176,8 +186,9 @@ def _refuse_missing_audio(cuts: list[Cut], path: Path) -> None:
             ) from error
         missing += [folder + name for name in sorted(names[folder] - there)]
     if missing:
+        where = "" if os.path.isabs(missing[0]) else " in the working directory"
         raise InputError(
-            f"{path} names {len(missing):,} audio files that are not there, the first {missing[0]}; "
+            f"{path} names {len(missing):,} audio files that are not there, the first {missing[0]}{where}; "
             "put them back, or make the cuts anew without them (an index: python -m asr.prepare)"
         )
 

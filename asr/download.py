@@ -1,23 +1,23 @@
 """LibriSpeech's archives: fetch them so that a cut connection costs nothing, check them, unpack them safely."""
 
+import errno
 import fcntl
+import gzip
 import hashlib
 import os
 import shutil
 import ssl
 import tarfile
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from gzip import BadGzipFile
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from asr.errors import InputError
+from asr.errors import InputError, first_line
 
 Progress = Callable[[str, int, int], None]
 """Told what goes on ("download", "unpack", "index"), how much of it is done, and of how much (0 if unknown)."""
@@ -26,6 +26,10 @@ TOP = "LibriSpeech"  # the folder that every archive holds
 TIMEOUT_SECONDS = 60
 TRIES = 4  # requests in a row that bring nothing new
 PASSING_ERRORS = {408, 429, 500, 502, 503, 504}  # HTTP answers that may be others a little later
+DEEPEST = 5  # LibriSpeech/PART/SPEAKER/CHAPTER/FILE
+# The error codes of what only an archive's own names can cause; all others (a full disk, say) are no fault of its own.
+# BadGzipFile and EOFError have none.
+ARCHIVE_ERRORS = {None, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EILSEQ}
 
 
 class Published(NamedTuple):
@@ -204,11 +208,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def unpack(archive: Path, root: Path, progress: Progress | None = None) -> None:
-    """Moves LibriSpeech/PART of a tar archive to root/PART, and LibriSpeech/*.TXT to root unless they are there.
+    """Moves LibriSpeech/PART of a tar.gz archive to root/PART, and LibriSpeech/*.TXT to root unless they are there.
 
     Nothing shows under its final name before all is unpacked; root/PART is never overwritten.
-    raises: InputError if the archive is broken, if root/PART is there, or if a member is anything but a plain file or
-            folder inside LibriSpeech
+    raises: InputError if the archive is broken or unpacks to far more than its own size, if root/PART is there, or if
+            a member is anything but a plain file or folder inside LibriSpeech
     """
     work = root / f".{archive.name}.unpacking"
     shutil.rmtree(work, ignore_errors=True)  # of a call that was interrupted
@@ -224,6 +228,27 @@ def unpack(archive: Path, root: Path, progress: Progress | None = None) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
+class _Bounded(gzip.GzipFile):
+    """A gzip file that refuses to unpack to far more than its own size.
+
+    FLAC does not shrink: the audio, 99 % of a part, is as large unpacked as packed, and tar's headers and the
+    transcripts add a few per cent. Twice the size leaves room for that, and 1 MB more for an archive of a few short
+    utterances. Every byte that comes out counts: tarfile reads headers of any size into memory.
+    """
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        super().__init__(fileobj=file)
+        self._path, self._limit = path, 2 * path.stat().st_size + 1_000_000
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0 or self.tell() + size > self._limit:
+            raise InputError(
+                f"{self._path} unpacks to more than {self._limit / 1e6:.0f} MB, which no archive of speech of its size "
+                "does, so nothing was unpacked; delete the archive and get it from a place you trust"
+            )
+        return super().read(size)
+
+
 def _extract(file: IO[bytes], archive: Path, work: Path, root: Path, progress: Progress | None) -> None:
     size = archive.stat().st_size
     free = shutil.disk_usage(work).free
@@ -232,10 +257,11 @@ def _extract(file: IO[bytes], archive: Path, work: Path, root: Path, progress: P
 
     def checked(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo | None:
         parts = PurePosixPath(member.name).parts
-        if parts[:1] != (TOP,) or ".." in parts or not (member.isfile() or member.isdir()):
+        plain = member.isdir() or (member.isfile() and not member.issparse() and member.size >= 0)
+        if parts[:1] != (TOP,) or ".." in parts or len(parts) > DEEPEST or not plain:
             raise InputError(
-                f"{archive}: member {member.name!r} is not a plain file or folder inside {TOP}/, "
-                "so nothing was unpacked; delete the archive and get it from a place you trust"
+                f"{archive}: member {member.name[:100]!r} is not a plain file or folder inside {TOP}/, at most "
+                f"{DEEPEST} names deep, so nothing was unpacked; delete the archive and get it from a place you trust"
             )
         if (len(parts) > 2 or (len(parts) == 2 and member.isdir())) and (root / parts[1]).exists():
             raise InputError(f"{root / parts[1]} is there and is never overwritten; move it away to unpack {archive}")
@@ -244,9 +270,13 @@ def _extract(file: IO[bytes], archive: Path, work: Path, root: Path, progress: P
         return tarfile.data_filter(member, destination)
 
     try:
-        with tarfile.open(fileobj=file) as tar:
+        with _Bounded(file, archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r:") as tar:
             tar.extractall(work, filter=checked)
-    except (tarfile.TarError, BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{archive} is broken: {error}; delete it and download it again") from error
+    except InputError:
+        raise
+    except Exception as error:  # tarfile checks little, so a hostile archive can make it raise nearly anything
+        if isinstance(error, OSError) and error.errno not in ARCHIVE_ERRORS:
+            raise
+        raise InputError(f"{archive} is broken: {first_line(error)[:200]}; delete it and download it again") from error
     if not (work / TOP).is_dir():
         raise InputError(f"{archive} holds no folder {TOP}; delete it and download it again")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.transforms import MelScale, Spectrogram
 
-from asr.settings import POSITIVE, one_of, require, whole
+from asr.settings import POSITIVE, SAMPLE_RATES, one_of, require, whole
 
 SpectrogramTransform = Callable[[Tensor], Tensor]
 
@@ -36,7 +36,7 @@ class LogMel(nn.Module):
         normalize: str,
     ) -> None:
         super().__init__()
-        require("features.sample_rate", sample_rate, whole(4_000, 384_000))
+        require("features.sample_rate", sample_rate, whole(SAMPLE_RATES[0], SAMPLE_RATES[-1]))
         require("features.n_fft", n_fft, whole(2, sample_rate))  # a window of a second at most
         require("features.hop_samples", hop_samples, whole(1, n_fft))
         require("features.n_mels", n_mels, whole(1, 1_024))

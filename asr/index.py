@@ -12,14 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from asr.corpus import manifest_path
 from asr.download import PARTS, Progress
 from asr.errors import InputError
-from asr.indexed import IndexedCut
+from asr.indexed import INDEX_VERSION, IndexedCut, manifest_path, read_stamp, stamp_path
 from asr.librispeech import Chapter, Rejected, find_chapters, scan_chapter
 
 SAMPLE_RATE = 16_000  # of LibriSpeech; audio of another rate is resampled when it is loaded
-INDEX_VERSION = 1  # of what an index holds; another number makes every index be made anew
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ def index_part(
     """Writes manifest_dir/PART.jsonl.gz, lhotse cuts by id, of root/PART/SPEAKER/CHAPTER/{ID.flac,*.trans.txt}.
 
     What cannot be used goes to PART.rejected.jsonl. An index that still fits the tree's folders is left as it is.
+    All paths in these files are relative to the root, so that it can be moved.
     jobs:         threads
     verify_audio: decodes every file, to find silence, NaN and damage that header and last sample do not show
     raises:       InputError if the tree is not there or holds no usable utterance
@@ -69,13 +68,12 @@ def index_part(
     root = Path(os.path.abspath(root))
     chapters = find_chapters(root, part)
     fingerprint = _fingerprint(root, chapters)
-    stamp = manifest_dir / f"{part}.stamp.json"
-    if (summary := _fresh(stamp, manifest_path(manifest_dir, part), fingerprint, verify_audio)) is not None:
+    if (summary := _fresh(manifest_dir, part, fingerprint, verify_audio)) is not None:
         return summary
     cuts: list[IndexedCut] = []
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(jobs) as pool:
-        scans = pool.map(partial(scan_chapter, verify_audio=verify_audio), chapters)
+        scans = pool.map(partial(scan_chapter, root, verify_audio=verify_audio), chapters)
         for done, (usable, unusable) in enumerate(scans, 1):
             cuts += usable
             rejected += unusable
@@ -85,7 +83,8 @@ def index_part(
     rejected += repeated
     summary = _summarize(part, cuts, rejected)
     try:
-        _write_index(manifest_dir, cuts, rejected, summary, {"fingerprint": fingerprint, "verify_audio": verify_audio})
+        made_of = {"version": INDEX_VERSION, "fingerprint": fingerprint, "verify_audio": verify_audio}
+        _write_index(manifest_dir, cuts, rejected, summary, made_of)
     except OSError as error:
         raise InputError(f"manifests={manifest_dir}: {error}; set it to a folder that can be written") from error
     return summary
@@ -105,22 +104,24 @@ def _summarize(part: str, cuts: list[IndexedCut], rejected: list[Rejected]) -> P
 
 def _fingerprint(root: Path, chapters: list[Chapter]) -> str:
     """Changes when a file comes, goes or is renamed, or a transcript is rewritten; not for audio changed in place."""
-    digest = hashlib.sha256(os.fsencode(f"{INDEX_VERSION} {root}"))
+    digest = hashlib.sha256(f"{INDEX_VERSION}".encode())
     for chapter in chapters:
-        digest.update(os.fsencode(f"\n{chapter.folder} {os.stat(chapter.folder).st_mtime_ns} {len(chapter.audio)}"))
+        folder = root / chapter.folder
+        digest.update(os.fsencode(f"\n{chapter.folder} {folder.stat().st_mtime_ns} {len(chapter.audio)}"))
         for name in chapter.transcripts:
-            status = os.stat(os.path.join(chapter.folder, name))
+            status = (folder / name).stat()
             digest.update(os.fsencode(f" {name} {status.st_mtime_ns} {status.st_size}"))
     return digest.hexdigest()
 
 
-def _fresh(stamp: Path, manifest: Path, fingerprint: str, verify_audio: bool) -> PartSummary | None:
+def _fresh(manifest_dir: Path, part: str, fingerprint: str, verify_audio: bool) -> PartSummary | None:
     """The summary of the index that is there, if it was made of this very tree."""
+    stamp = read_stamp(manifest_dir, part)
     try:
-        written = json.loads(stamp.read_text())
-        fits = written["fingerprint"] == fingerprint and written["manifest_bytes"] == manifest.stat().st_size
-        return PartSummary(**written["summary"]) if fits and written["verify_audio"] >= verify_audio else None
-    except (OSError, ValueError, KeyError, TypeError):
+        size = manifest_path(manifest_dir, part).stat().st_size
+        fits = stamp["fingerprint"] == fingerprint and stamp["manifest_bytes"] == size
+        return PartSummary(**stamp["summary"]) if fits and stamp["verify_audio"] >= verify_audio else None
+    except (OSError, KeyError, TypeError):
         return None
 
 
@@ -145,7 +146,7 @@ def _write_index(
 ) -> None:
     """The stamp goes first and comes last, so that an index without one is known to be unfinished."""
     manifest_dir.mkdir(parents=True, exist_ok=True)
-    stamp = manifest_dir / f"{summary.part}.stamp.json"
+    stamp = stamp_path(manifest_dir, summary.part)
     stamp.unlink(missing_ok=True)
     reasons = manifest_dir / f"{summary.part}.rejected.jsonl"
     manifest = manifest_path(manifest_dir, summary.part)

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from asr.audio import hides_samples
 from asr.download import TOP
 from asr.errors import InputError
-from asr.indexed import IndexedCut
+from asr.indexed import IndexedCut, rate_problem
 
 
 class Rejected(NamedTuple):
-    """An utterance that cannot be used; `path` is of the file at fault."""
+    """An utterance that cannot be used; `path` is of the file at fault, relative to the root."""
 
     id: str
     path: str
@@ -21,7 +22,7 @@ class Rejected(NamedTuple):
 
 
 class Chapter(NamedTuple):
-    """A folder with audio or transcripts, and the names of these files in order."""
+    """A folder with audio or transcripts, relative to the root, and the names of these files in order."""
 
     folder: str
     speaker: str
@@ -50,7 +51,7 @@ def find_chapters(root: Path, part: str) -> list[Chapter]:
         transcripts = sorted(name for name in names if name.endswith(".trans.txt"))
         if audio or transcripts:
             speaker = (*Path(folder).relative_to(tree).parts, part)[0]
-            chapters.append(Chapter(folder, speaker, audio, transcripts))
+            chapters.append(Chapter(os.path.relpath(folder, root), speaker, audio, transcripts))
     if not any(chapter.transcripts for chapter in chapters):
         raise InputError(
             f"{tree} holds no transcript; it must be laid out as SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt with lines "
@@ -65,9 +66,9 @@ def _refuse(error: OSError) -> None:
     ) from error
 
 
-def scan_chapter(chapter: Chapter, verify_audio: bool) -> tuple[list[IndexedCut], list[Rejected]]:
+def scan_chapter(root: Path, chapter: Chapter, verify_audio: bool) -> tuple[list[IndexedCut], list[Rejected]]:
     """The usable utterances of a chapter, and what else it holds."""
-    texts, rejected = _read_transcripts(chapter)
+    texts, rejected = _read_transcripts(root, chapter)
     claimed = {one.id for one in rejected} | texts.keys()
     for name in chapter.audio:
         if name.removesuffix(".flac") not in claimed:
@@ -77,7 +78,7 @@ def scan_chapter(chapter: Chapter, verify_audio: bool) -> tuple[list[IndexedCut]
     for id, text in texts.items():
         path = os.path.join(chapter.folder, f"{id}.flac")
         try:
-            samples, rate = _measure(path, verify_audio)
+            samples, rate = _measure(root / path, verify_audio)
         except _UnusableError as error:
             rejected.append(Rejected(id, path, str(error)))
             continue
@@ -85,7 +86,7 @@ def scan_chapter(chapter: Chapter, verify_audio: bool) -> tuple[list[IndexedCut]
     return cuts, rejected
 
 
-def _read_transcripts(chapter: Chapter) -> tuple[dict[str, str], list[Rejected]]:
+def _read_transcripts(root: Path, chapter: Chapter) -> tuple[dict[str, str], list[Rejected]]:
     """Texts by utterance id, of the lines that have a text and an audio file."""
     texts: dict[str, str] = {}
     rejected = []
@@ -93,9 +94,11 @@ def _read_transcripts(chapter: Chapter) -> tuple[dict[str, str], list[Rejected]]
     for name in chapter.transcripts:
         path = os.path.join(chapter.folder, name)
         try:
-            lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n")
+            lines = (root / path).read_bytes().decode("utf-8-sig", errors="replace").split("\n")
         except OSError as error:
-            rejected.append(Rejected(name.removesuffix(".trans.txt"), path, f"transcript cannot be read: {error}"))
+            rejected.append(
+                Rejected(name.removesuffix(".trans.txt"), path, f"transcript cannot be read: {error.strerror}")
+            )
             continue
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -119,7 +122,7 @@ def _read_transcripts(chapter: Chapter) -> tuple[dict[str, str], list[Rejected]]
     return texts, rejected
 
 
-def _measure(path: str, verify_audio: bool) -> tuple[int, int]:
+def _measure(path: Path, verify_audio: bool) -> tuple[int, int]:
     """Samples and sample rate of an audio file; raises _UnusableError."""
     try:
         with soundfile.SoundFile(path) as audio:
@@ -127,6 +130,8 @@ def _measure(path: str, verify_audio: bool) -> tuple[int, int]:
                 raise _UnusableError(
                     f"{audio.channels} channels, must be one; mix down: ffmpeg -i IN.flac -ac 1 OUT.flac"
                 )
+            if problem := rate_problem(audio.samplerate):
+                raise _UnusableError(problem)
             if audio.frames == 0:
                 raise _UnusableError("no samples")
             audio.seek(audio.frames - 1)  # fails if the end of the file is cut off, and costs 0.1 ms
@@ -135,9 +140,13 @@ def _measure(path: str, verify_audio: bool) -> tuple[int, int]:
             if verify_audio:
                 audio.seek(0)
                 _verify(audio)
+                if hides_samples(path):
+                    raise _UnusableError(f"more samples than the {audio.frames:,} that its header declares")
             return audio.frames, audio.samplerate
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise _UnusableError(f"unreadable or cut off ({error})") from error
+    except soundfile.LibsndfileError as error:
+        raise _UnusableError(f"unreadable or cut off ({error.error_string})") from error
+    except OSError as error:
+        raise _UnusableError(f"unreadable or cut off ({error.strerror})") from error
 
 
 def _verify(audio: soundfile.SoundFile) -> None:

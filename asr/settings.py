@@ -18,6 +18,7 @@ class Rule(NamedTuple):
 Rules = Mapping[Rule, str]
 """Rule -> the dotted keys that it is for, parted by spaces; one that ends in a question mark may be null."""
 
+SAMPLE_RATES = range(4_000, 384_001)  # Hz; a telephone has 8,000, the fastest converter 384,000
 WHOLE_FROM_0 = Rule("a whole number from 0 on", lambda value: type(value) is int and value >= 0)
 WHOLE_FROM_1 = Rule("a whole number from 1 on", lambda value: type(value) is int and value >= 1)
 WHOLE_FROM_2 = Rule("a whole number from 2 on", lambda value: type(value) is int and value >= 2)

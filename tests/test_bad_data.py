@@ -21,6 +21,7 @@ from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.utils import fastcopy
 
 from asr import prepare
+from asr.audio import UnreadableError, hides_samples, load_audio
 from asr.augment import Augment
 from asr.batching import Passes, Position
 from asr.corpus import drops, load_cuts, select
@@ -64,6 +65,16 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
+def declare(path: Path, rate: int = RATE, samples: int | None = None) -> None:
+    """Writes another sample rate or number of samples into the header of a FLAC file."""
+    content = bytearray(path.read_bytes())
+    fields = int.from_bytes(content[18:26], "big") & ((1 << 44) - 1)  # less the rate, the first of these 64 bits
+    if samples is not None:
+        fields = fields >> 36 << 36 | samples
+    content[18:26] = (rate << 44 | fields).to_bytes(8, "big")
+    path.write_bytes(content)
+
+
 def write_wave(path: Path, samples: np.ndarray) -> None:
     """As 32-bit floats, which FLAC cannot hold, whatever the file's name says: the readers look at its content."""
     soundfile.write(path, samples, RATE, format="WAV", subtype="FLOAT")
@@ -93,6 +104,8 @@ IN_A_TREE: dict[str, Make] = {
     "FLAC file cut off": lambda folder, path: cut_off(path),
     "FLAC file damaged before its end": lambda folder, path: damage(path),
     "file that is no audio": lambda folder, path: path.write_bytes(b"no audio"),
+    "FLAC header with too few samples": lambda folder, path: declare(path, samples=8_000),
+    "sample rate of 1 Hz": lambda folder, path: declare(path, rate=1),
     "no samples": lambda folder, path: write_wave(path, noise(0)),
     "NaN": lambda folder, path: write_wave(path, with_one(np.nan)),
     "infinite sample": lambda folder, path: write_wave(path, with_one(np.inf)),
@@ -140,8 +153,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     reasons: dict[str, list[str]] = {}
     for line in (root / "cuts/dev-clean.rejected.jsonl").read_text().splitlines():
         record = json.loads(line)
-        speaker = Path(record["path"]).relative_to(root / "dev-clean").parts[0]
-        reason = re.sub(rf"{root}\S+", "PATH", record["reason"]).replace(f"{speaker}-1-0001", "ID")
+        _, speaker, *_ = Path(record["path"]).parts
+        reason = re.sub(r"dev-clean/\S+\.flac already", "PATH already", record["reason"]).replace(
+            f"{speaker}-1-0001", "ID"
+        )
         reason = as_documented(reason.replace(f"{speaker}-1-", "SPEAKER-CHAPTER-"), root)
         reasons.setdefault(list(IN_A_TREE)[int(speaker) - 100], []).append(reason)
     kept = [cut.id for cut in CutSet.from_file(root / "cuts/dev-clean.jsonl.gz")]
@@ -185,6 +200,13 @@ def make_no_json(folder: Path, good: MonoCut) -> None:
         file.write("no json\n")
 
 
+def at_one_hertz(cut: MonoCut) -> MonoCut:
+    """Of the same samples, so that it lasts for hours."""
+    seconds = float(cut.num_samples)
+    recording = fastcopy(cut.recording, sampling_rate=1, duration=seconds)
+    return fastcopy(cut, duration=seconds, recording=recording)
+
+
 def make_missing_file(folder: Path, good: MonoCut) -> None:
     save(folder, good)
     (folder / "a.wav").unlink()
@@ -197,6 +219,7 @@ IN_A_CUT_SET: dict[str, Make] = {
     "no transcript": lambda folder, good: save(folder, good, make_cut(folder, "b", None)),
     "no supervision": lambda folder, good: save(folder, good, fastcopy(good, id="b", supervisions=[])),
     "no recording": lambda folder, good: save(folder, good, fastcopy(good, id="b", recording=None)),
+    "sample rate of 1 Hz": lambda folder, good: save(folder, good, at_one_hertz(make_cut(folder, "b"))),
     "cut past the end of its file": lambda folder, good: save(folder, fastcopy(good, start=0.5)),
     "no samples, three times": lambda folder, good: save(folder, *(fastcopy(good, id=i, duration=0.0) for i in "bcd")),
     "NaN as a length": lambda folder, good: save(folder, fastcopy(good, duration=float("nan"))),
@@ -217,9 +240,9 @@ def replace_samples(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Pat
     return lambda path: write_wave(path, change(noise()))
 
 
-def make_flac(path: Path) -> None:
+def make_flac(path: Path, seconds: float = 1.0) -> None:
     """Under the name of the WAV."""
-    soundfile.write(path, noise(), RATE, format="FLAC")
+    soundfile.write(path, noise(seconds), RATE, format="FLAC")
 
 
 # what -> make(path): spoils an audio file between two passes
@@ -227,6 +250,7 @@ IN_TRAINING: dict[str, Make] = {
     "file that vanished": Path.unlink,
     "FLAC file cut off": lambda path: (make_flac(path), cut_off(path)),
     "FLAC file damaged before its end": lambda path: (make_flac(path), damage(path)),
+    "FLAC header with too few samples": lambda path: (make_flac(path, 2.0), declare(path, samples=RATE)),
     "file that is no audio": lambda path: path.write_bytes(b"no audio"),
     "no samples": replace_samples(lambda samples: samples[:0]),
     "over 25 ms fewer than the cut says": replace_samples(lambda samples: samples[:-401]),
@@ -313,6 +337,26 @@ def test_an_utterance_that_lacks_less_than_the_tolerance_is_read_in_its_full_len
     """25 ms, 400 samples: some containers round their lengths so. A frame of a FLAC is far longer."""
     write_wave(tmp_path / "b.wav", noise()[:-400])
     assert dataset(True)[Position(0, 0), list(cuts)].lengths.tolist() == [81] * 4
+
+
+def test_a_cut_of_a_sample_rate_that_speech_cannot_have_is_not_resampled(tmp_path: Path) -> None:
+    """16,000 samples at 1 Hz would be 256 million at 16,000 Hz."""
+    cut = at_one_hertz(make_cut(tmp_path, "a"))
+    with pytest.raises(UnreadableError, match=r"a\.wav has a sample rate of 1 Hz, must be 4,000 to 384,000;"):
+        load_audio(cut, RATE)
+
+
+@pytest.mark.parametrize("samples", [1, 16, 4_095, 4_096, 4_097, 40_000])
+@pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\0\x0a" + bytes(10)], ids=["", "behind a tag"])
+def test_no_more_samples_are_seen_in_a_flac_file_than_it_holds(samples: int, tag: bytes, tmp_path: Path) -> None:
+    """A frame of FLAC has 4,096 samples: ends that lie in one and between two."""
+    path = tmp_path / "a.flac"
+    soundfile.write(path, noise()[:1].repeat(samples), RATE)
+    path.write_bytes(tag + path.read_bytes())
+    assert not hides_samples(path)
+    if samples > 1 and not tag:
+        declare(path, samples=samples - 1)
+        assert hides_samples(path)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])

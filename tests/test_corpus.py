@@ -1,5 +1,9 @@
 """Loading and selecting cuts: nothing unusable gets into a training unnoticed, and kept and dropped are all."""
 
+import gzip
+import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,8 @@ import soundfile
 from lhotse import CutSet, MonoCut, MultiCut, Recording, RecordingSet, SupervisionSegment
 from lhotse.utils import fastcopy
 
+from asr import cli
+from asr.audio import load_audio
 from asr.corpus import Selection, load_cuts, select
 from asr.errors import InputError
 from asr.index import index_part
@@ -51,21 +57,117 @@ def test_a_part_is_loaded_from_its_index(tmp_path: Path) -> None:
 
 def test_a_part_without_an_index_names_the_command_that_makes_it(tmp_path: Path) -> None:
     manifests = make_part(tmp_path)
-    with pytest.raises(
-        InputError, match=f"there are dev-clean.*python -m asr.prepare librispeech root={tmp_path}"
-    ) as error:
+    command = re.escape(f"python -m asr.prepare librispeech root={tmp_path} parts=[test-clean]")
+    with pytest.raises(InputError, match=f"part 'test-clean' .*indexed there: dev-clean.*; make it: {command}$"):
         load_cuts("test-clean", tmp_path, manifests)
-    assert "test-clean" in str(error.value)
 
 
-def test_an_index_is_refused_for_a_root_that_is_gone_or_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("root", "there", "part", "command"),
+    [
+        ("synthetic", [], "dev-clean", "synthetic"),
+        ("LibriSpeech", [], "dev-clean", "librispeech"),
+        ("mini_LibriSpeech", [], "dev-clean-2", "mini_librispeech"),
+        ("mini_LibriSpeech", ["dev-clean-2/"], "test-clean", "librispeech"),
+        ("mine", ["dev-clean/synthetic.json"], "test-clean", "synthetic"),
+        ("mine", ["dev-clean/"], "test-clean", "librispeech"),
+        ("mine", ["spoken/"], "spoken", "librispeech"),
+        ("mine", [], "test-clean", "CORPUS"),
+    ],
+)
+def test_a_root_without_any_index_names_the_command_of_its_own_corpus(
+    root: str, there: list[str], part: str, command: str, tmp_path: Path
+) -> None:
+    """Whatever the settings were: every experiment can be run on every corpus."""
+    for name in there:
+        path = tmp_path / root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.write_text("{}")
+    place = tmp_path / root
+    ways = "" if command != "CORPUS" else " (CORPUS is librispeech, mini_librispeech or synthetic)"
+    told = re.escape(f"make it: python -m asr.prepare {command} root={place} parts=[{part}]{ways}")
+    with pytest.raises(InputError, match=f"indexed there: nothing.*{told}$"):
+        load_cuts(part, place, place / "cuts")
+    with pytest.raises(InputError, match=re.escape(f"parts=[{part}] manifests={tmp_path}/elsewhere{ways}")):
+        load_cuts(part, place, tmp_path / "elsewhere")
+
+
+def test_every_corpus_that_can_be_prepared_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        load_cuts("dev-clean", tmp_path / "mine", tmp_path / "mine/cuts")
+    for path in (cli.CONF / "corpus").glob("*.yaml"):
+        assert path.stem in str(error.value)
+
+
+def test_an_index_is_refused_for_a_root_that_is_gone_or_holds_no_audio(tmp_path: Path) -> None:
     """Else a changed `root` would go unnoticed, and the old audio be trained on."""
     manifests = make_part(tmp_path / "a")
     (tmp_path / "b").mkdir()
     with pytest.raises(InputError, match="does not exist; set it to the folder that holds dev-clean"):
         load_cuts("dev-clean", tmp_path / "c", manifests)
-    with pytest.raises(InputError, match="was made of another root"):
+    with pytest.raises(InputError, match=f"2 audio files that are not there, the first {tmp_path}/b/dev-clean/7/1/7-"):
         load_cuts("dev-clean", tmp_path / "b", manifests)
+
+
+@pytest.mark.parametrize("how", ["moved", "copied", "linked"])
+def test_a_corpus_that_is_moved_copied_or_linked_is_read_at_its_new_place(how: str, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new place"
+    make_part(old)
+    if how == "linked":
+        new.symlink_to(old)
+    else:
+        shutil.copytree(old, new) if how == "copied" else old.rename(new)
+    cuts = load_cuts("dev-clean", new, new / "cuts")
+    for cut in cuts:
+        assert Path(cut.recording.sources[0].source).is_relative_to(new)
+        assert len(load_audio(cut, 16_000)) == 16_000
+
+
+def test_unusual_lines_of_an_index_move_with_it(tmp_path: Path) -> None:
+    """JSON escapes the quotation mark, and lhotse reads such a line."""
+    folder = tmp_path / "old/dev-clean/7/1"
+    make_cut(folder, "7-1-0000")
+    (folder / "7-1.trans.txt").write_text('7-1-0000 "HELLO"\n')
+    index_part(tmp_path / "old", "dev-clean", tmp_path / "old/cuts", 1)
+    (tmp_path / "old").rename(tmp_path / "new")
+    (cut,) = load_cuts("dev-clean", tmp_path / "new", tmp_path / "new/cuts")
+    assert cut.supervisions[0].text == '"HELLO"'
+    assert len(load_audio(cut, 16_000)) == 16_000
+
+
+def test_the_files_of_an_index_name_no_root(tmp_path: Path) -> None:
+    """So that two copies of a corpus have the same index."""
+    manifests = make_part(tmp_path)
+    make_cut(tmp_path / "dev-clean/7/1", "7-1-0002")
+    (tmp_path / "dev-clean/7/1/7-1-0001.flac").write_bytes(b"no audio")
+    index_part(tmp_path, "dev-clean", manifests, 1)
+    files = {path.name: path.read_bytes() for path in manifests.iterdir()}
+    assert len(files) == 3
+    files["dev-clean.jsonl.gz"] = gzip.decompress(files["dev-clean.jsonl.gz"])
+    assert not any(str(tmp_path).encode() in content for content in files.values())
+
+
+def test_an_index_can_be_made_a_cut_set_of_ones_own(tmp_path: Path) -> None:
+    index = CutSet.from_file(make_part(tmp_path) / "dev-clean.jsonl.gz")
+    with pytest.raises(InputError, match=r"2 audio files .* dev-clean/7/1/7-1-0000\.flac in the working directory"):
+        load(tmp_path, *index)
+    assert len(load(tmp_path, *index.with_recording_path_prefix(tmp_path))) == 2
+
+
+def test_an_index_that_an_older_version_made_is_refused(tmp_path: Path) -> None:
+    """Its paths are absolute: a copy of a corpus would be trained on the audio of the original."""
+    manifests = make_part(tmp_path)
+    lines = gzip.decompress((manifests / "dev-clean.jsonl.gz").read_bytes())
+    lines = lines.replace(b'"source": "', f'"source": "{tmp_path}/'.encode())
+    (manifests / "dev-clean.jsonl.gz").write_bytes(gzip.compress(lines))
+    stamp = json.loads((manifests / "dev-clean.stamp.json").read_text())
+    stamp.pop("version", None)
+    (manifests / "dev-clean.stamp.json").write_text(json.dumps(stamp))
+    command = re.escape(f"python -m asr.prepare librispeech root={tmp_path} parts=[dev-clean]")
+    with pytest.raises(InputError, match=f"dev-clean.jsonl.gz was not made by this version .*: {command}"):
+        load_cuts("dev-clean", tmp_path, manifests)
+    index_part(tmp_path, "dev-clean", manifests, 1)
+    assert len(load_cuts("dev-clean", tmp_path, manifests)) == 2
 
 
 def test_an_index_serves_its_root_under_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Getting archives: what arrives is whole or absent, a cut connection costs nothing, no archive writes elsewhere."""
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -241,6 +242,81 @@ def test_a_cut_off_archive_leaves_nothing(tmp_path: Path) -> None:
     archive = make_archive(tmp_path / "a.tar.gz", PART, (PART[0] + "2", BODY))
     archive.write_bytes(archive.read_bytes()[:-2000])
     with pytest.raises(InputError, match=r"a\.tar\.gz is broken"):
+        unpack(archive, tmp_path / "root")
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def with_headers(**headers: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(f"{PART[0]}2")
+    info.pax_headers = headers
+    return info
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    """The 512 bytes of a member's header with any size, in the base-256 notation, which allows negative ones."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    content = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    content[124:136] = (size % 256**12).to_bytes(12, "big") if size < 0 else b"\x80" + size.to_bytes(11, "big")
+    content[148:156] = b"%06o\0 " % (sum(content[:148]) + 8 * ord(" ") + sum(content[156:]))
+    return bytes(content)
+
+
+def make_raw_archive(path: Path, *content: bytes) -> Path:
+    path.write_bytes(gzip.compress(b"".join(content) + bytes(1024), 1))
+    return path
+
+
+TOO_DEEP = "at most 5 names deep"
+HOSTILE: dict[str, tuple[tuple[str, bytes] | tarfile.TarInfo, str]] = {
+    "2,000 folders deep": ((f"LibriSpeech/dev-clean/{'a/' * 2000}x", b""), TOO_DEEP),
+    "folders that Python's stack does not hold": ((f"LibriSpeech/dev-clean/{'a/' * 900}x", b""), TOO_DEEP),
+    "name that no file system takes": ((f"LibriSpeech/dev-clean/{'a' * 300}", b""), "is broken: .*File name too long"),
+    "path of nothing but dots": ((f"LibriSpeech/dev-clean/{'./' * 3000}x", b""), "is broken"),
+    "NUL in a name": (with_headers(path="LibriSpeech/dev-clean/a\0b"), "is broken"),
+    "time that is no number": (with_headers(mtime="nan"), "is broken"),
+    "time without end": (with_headers(mtime="inf"), "is broken"),
+    "time before the universe": (with_headers(mtime="-1e300"), "is broken"),
+    "file where a folder is": (("LibriSpeech/dev-clean/84", b""), "is broken: .*Is a directory"),
+    "folder where a file is": ((f"{TXT[0]}/x", b""), "is broken"),
+    "negative size": (with_headers(size="-1024"), "is not a plain file"),
+    "sparse": (with_headers(**{"GNU.sparse.map": "0,1", "GNU.sparse.size": str(10**15)}), "is not a plain file"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_member_that_no_file_system_or_clock_takes_is_refused_and_leaves_nothing(what: str, tmp_path: Path) -> None:
+    member, message = HOSTILE[what]
+    archive = make_archive(tmp_path / "a.tar.gz", PART, TXT, member)
+    with pytest.raises(InputError, match=message) as error:
+        unpack(archive, tmp_path / "root")
+    assert len(str(error.value)) < 1000
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+MEMBER = (header("LibriSpeech/dev-clean/x", tarfile.REGTYPE, 0),)
+RAW: dict[str, tuple[tuple[bytes, ...], str]] = {
+    "a file of 5 MB": ((header(PART[0], tarfile.REGTYPE, 5_000_000), bytes(5_000_000)), "unpacks to more than"),
+    "a header of 5 MB": ((header("x", tarfile.XHDTYPE, 5_000_000), bytes(5_000_000)), "unpacks to more than"),
+    "5 MB of empty files": (MEMBER * 10_000, "unpacks to more than"),
+    "a size that sends the reader back for ever": (
+        (header(PART[0], tarfile.REGTYPE, -512), bytes(512)),
+        "is not a plain file",
+    ),
+    "headers of headers": (
+        (header("x", tarfile.XHDTYPE, 512), b"12 a=bcdefg\n".ljust(512, b"\0")) * 2000 + MEMBER,
+        "is broken: .*recursion",
+    ),
+    "no tar": ((b"no tar at all" * 1000,), "is broken"),
+}
+
+
+@pytest.mark.parametrize("what", RAW)
+def test_an_archive_that_is_a_trap_for_its_reader_is_refused_and_leaves_nothing(what: str, tmp_path: Path) -> None:
+    content, message = RAW[what]
+    archive = make_raw_archive(tmp_path / "a.tar.gz", *content)
+    with pytest.raises(InputError, match=message):
         unpack(archive, tmp_path / "root")
     assert list((tmp_path / "root").iterdir()) == []
 

@@ -20,7 +20,7 @@ from asr.corpus import TOLERANCE_SECONDS, load_cuts
 from asr.dataset import Unreadable, Utterance, collate
 from asr.errors import InputError
 from asr.features import LogMel
-from asr.indexed import IndexedCut
+from asr.indexed import INDEX_VERSION, IndexedCut
 from asr.text import Alphabet
 
 bounded = settings(
@@ -84,14 +84,15 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
     cuts = []
     for number in range(4):
-        path = folder / f"u{number}.flac"
+        path = folder / "audio" / f"u{number}.flac"
+        path.parent.mkdir(exist_ok=True)
         soundfile.write(path, np.full(16_000, 0.1), 16_000)
         spans = [(0.0, 0.4), (0.4, 0.6)] if number == 3 else [(0.0, 1.0)]
         supervisions = [
             SupervisionSegment(f"u{number}-{i}", f"u{number}", *span, 0, "HELLO") for i, span in enumerate(spans)
         ]
         cuts.append(
-            IndexedCut(f"u{number}", "HELLO", "7", str(folder), 16_000, 16_000).mono()
+            IndexedCut(f"u{number}", "HELLO", "7", str(folder / "audio"), 16_000, 16_000).mono()
             if number < 2
             else MonoCut(f"u{number}", 0.0, 1.0, 0, supervisions, recording=Recording.from_file(path))
         )
@@ -102,8 +103,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load_or_refuse(path: Path, content: bytes, as_part: bool = False) -> bool:
     """Whether the file was loaded, as a CutSet or the index of a part; any exception but InputError fails the test."""
     path.write_bytes(content)
+    name = path.name.split(".")[0]
+    (path.parent / f"{name}.stamp.json").write_text(json.dumps({"version": INDEX_VERSION}))
     try:
-        cuts = load_cuts(path.name.split(".")[0] if as_part else str(path), path.parent, path.parent)
+        cuts = load_cuts(name if as_part else str(path), path.parent, path.parent)
     except InputError as error:
         told = str(error)
     else:
@@ -112,6 +115,11 @@ def load_or_refuse(path: Path, content: bytes, as_part: bool = False) -> bool:
     assert str(path) in told
     assert "\n" not in told, "one paragraph"
     return False
+
+
+def relative(lines: str, manifest: Path) -> str:
+    """As in an index, whose paths count from the root."""
+    return lines.replace(f"{manifest.parent}/", "")
 
 
 edits = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 12), st.binary(max_size=6)), max_size=3)
@@ -174,14 +182,18 @@ def test_a_cut_with_any_value_in_any_field_is_read_or_refused(manifest, number, 
     for key in field[:-1]:
         place = place[key]
     place[field[-1]] = value
-    content = gzip.compress("".join(json.dumps(record) + "\n" for record in records).encode(), compresslevel=1)
-    load_or_refuse(manifest.with_name("field.jsonl.gz"), content, as_part)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    if as_part:
+        lines = relative(lines, manifest)
+    load_or_refuse(manifest.with_name("field.jsonl.gz"), gzip.compress(lines.encode(), compresslevel=1), as_part)
 
 
 def test_the_manifest_that_is_not_changed_is_read(manifest: Path) -> None:
     """Else the tests above would pass if everything were refused."""
     assert load_or_refuse(manifest.with_name("same.jsonl"), manifest.read_bytes())
     assert load_or_refuse(manifest.with_name("same.jsonl.gz"), gzip.compress(manifest.read_bytes()))
+    index = relative(manifest.read_text(), manifest)
+    assert load_or_refuse(manifest.with_name("same.jsonl.gz"), gzip.compress(index.encode()), as_part=True)
 
 
 lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 12)), max_size=6)

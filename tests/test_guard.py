@@ -132,7 +132,7 @@ def test_a_run_without_a_finite_dev_score_says_so(config, tmp_path, monkeypatch)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_vanishes_is_left_out_counted_and_the_run_goes_on(config, corpus, tmp_path, capsys, workers):
     """The first utterance of all, which the augmentation is shown with where it can be read."""
-    manifest = CutSet.from_file(corpus / "cuts" / "train-clean-100.jsonl.gz")
+    manifest = CutSet.from_file(corpus / "cuts" / "train-clean-100.jsonl.gz").with_recording_path_prefix(corpus)
     own = tmp_path / "audio"
     own.mkdir()
     cuts = []

@@ -42,6 +42,7 @@ CHANGES = {
     "other length": ("21333", "21334"),
     "no samples": ('"num_samples": 21333', '"num_samples": 0'),
     "no rate": ("16000", "0"),
+    "rate that is none": ("16000", "1"),
     "huge rate": ("16000", "1" * 5000),
     "length that is no number": ('"duration": 1.3333125', '"duration": NaN'),
     "audio of another name": ("0001.flac", "0002.flac"),

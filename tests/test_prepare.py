@@ -76,3 +76,11 @@ def test_the_synthetic_corpus_can_be_trained_on(tmp_path, monkeypatch, capsys):
     plan = capsys.readouterr().out
     assert "train-clean-360" in plan
     assert "CTC cannot align" not in plan
+
+    (tmp_path / "outputs/corpora/synthetic").rename(tmp_path / "moved")
+    call(monkeypatch, train.main, "data=clean", "data.root=moved", "dry_run=true")
+    assert "train-clean-360" in capsys.readouterr().out
+    (tmp_path / "moved/cuts/dev-clean.jsonl.gz").unlink()
+    with pytest.raises(SystemExit):
+        call(monkeypatch, train.main, "data=clean", "data.root=moved", "dry_run=true")
+    assert "make it: python -m asr.prepare synthetic root=moved parts=[dev-clean]" in capsys.readouterr().err

@@ -78,6 +78,7 @@ def test_a_run_learns_and_leaves_everything_behind(trained):
     assert logged.info.status == "FINISHED"
     assert {name: logged.data.params[name] for name in CHOICES} == CHOICES
     assert logged.data.params["batch.utterances"] == "8"
+    assert "librispeech" not in logged.data.params.values(), "which corpus it is, data.root says alone"
     for name, value in results["test-other"].as_metrics().items():
         assert logged.data.metrics[f"test-other/{name}"] == pytest.approx(value)
     assert [point.step for point in client.get_metric_history(logged.info.run_id, "dev/wer")] == [20, 40, 60, 80]
@@ -164,7 +165,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(trained, config):
 
 def test_a_file_of_cuts_stands_in_for_a_part(trained, config, corpus, tmp_path):
     cuts = CutSet.from_file(corpus / "cuts" / "test-other.jsonl.gz").subset(first=2)
-    cuts.to_file(tmp_path / "mine.jsonl.gz")
+    cuts.with_recording_path_prefix(corpus).to_file(tmp_path / "mine.jsonl.gz")
     best = f"checkpoint={trained.directory / 'best.pt'}"
     parts = f"parts=[{tmp_path / 'mine.jsonl.gz'},test-clean]"
     results = evaluate.run(config(best, parts, "workers=0", name="evaluate", small=False))
