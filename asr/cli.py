@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asr.distributed import is_main_process, leave_after_main, processes
 from asr.errors import InputError, ToldError
-from asr.interrupt import Interrupted, stop_at_once_on_sigterm
+from asr.interrupt import LAUNCHER, Interrupted, stop_at_once_on_sigterm, stop_without
 from asr.settings import within
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -79,6 +79,8 @@ class Task:
 
     def __call__(self, config: DictConfig) -> None:
         stop_at_once_on_sigterm()
+        if launcher := os.environ.pop(LAUNCHER, None):
+            stop_without(int(launcher))
         try:
             import_module(self.module).main.task(config)
         except InputError as error:
@@ -129,12 +131,6 @@ def no_such_setting(config: DictConfig, key: str) -> str:
     near = get_close_matches(name, names, n=1)
     hint = f"; did you mean {(parent + '.' if parent else '') + near[0]}?" if near else "."
     return f"{key}: there is no such setting{hint} Valid {'in ' + parent if parent else 'here'}: {', '.join(names)}"
-
-
-def remove_if_empty(directory: Path) -> None:
-    """Hydra makes the directory before we know whether anything will be written."""
-    if directory.is_dir() and not any(directory.iterdir()):
-        directory.rmdir()
 
 
 class Job(NamedTuple):

@@ -14,7 +14,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from asr.build import Session, build_session
-from asr.cli import Job, current_job, entry_point, remove_if_empty
+from asr.cli import Job, current_job, entry_point
 from asr.console import console, print_plan, print_whereabouts
 from asr.errors import InputError
 from asr.plan import plan_facts, plan_parts
@@ -51,10 +51,7 @@ DECISIVE = ("metric", "seed", "baseline", "random_trials", "pruner", "pruned_by"
 @entry_point("search")
 def main(config: DictConfig) -> None:
     """The command: a study, or a test of the learning rate's range."""
-    try:
-        run(config, current_job("asr.search", (*GROUPS, "search")))
-    finally:
-        remove_if_empty(Path(config.output_dir))
+    run(config, current_job("asr.search", (*GROUPS, "search")))
 
 
 def run(config: DictConfig, job: Job) -> None:
