@@ -39,7 +39,7 @@ from asr.searching.study import (
 )
 from asr.searching.trial import BASELINE, METRICS, train_command, train_trial
 from asr.searching.worker import Worker, by_place, count_states, to_do
-from asr.settings import check, one_of
+from asr.settings import GROUP, TEXT, check, one_of
 from asr.sweep import parent_tags
 from asr.tracking import Run, open_run
 from asr.train import GROUPS
@@ -56,7 +56,7 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig, job: Job) -> None:
     """What the file in conf/search asks for: kind: study or kind: range."""
-    check(config, {one_of("study", "range"): "search.kind"})
+    check(config, {GROUP: "search study", one_of("study", "range"): "search.kind", TEXT: "output_dir study.storage"})
     if config.fresh:
         raise InputError("fresh=true: a search is not started over; another study.name starts another")
     space = read_space(config, job.overrides)

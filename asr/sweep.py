@@ -14,9 +14,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from asr.build import RULES
 from asr.cli import fail_alike, run_name
 from asr.distributed import is_main_process, processes
 from asr.journal import JOURNAL
+from asr.settings import check
 from asr.tracking import find_experiment, open_run
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,9 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
     if config.get("dry_run", True) or not is_main_process():
         yield
         return
+    for job in jobs:
+        HydraConfig.instance().set_config(job)  # output_dir is made from what it holds
+        check(job, RULES)
     overrides, sweep = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
     name = f"{sweep or 'multirun'}+{run_name(overrides)}".removesuffix("+default")
     plain: Any = OmegaConf.to_container(config, resolve=False)

@@ -53,9 +53,10 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
 
     Where torchrun has started several processes, each calls it; the main one alone prints, writes and tracks.
     """
-    directory, world = Path(config.output_dir), join()
+    world = join()
     console.quiet = not world.is_main
     session = world.together(lambda: build_session(config))
+    directory = Path(config.output_dir)
     print_plan(f"{job.name}: the plan", plan_parts(session.data), plan_facts(config, session, directory))
     if config.dry_run:
         return {}

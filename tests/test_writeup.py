@@ -283,7 +283,7 @@ def test_exp2_other_starts_from_the_best_of_exp2_clean(more: list[str], monkeypa
             for name in ("exp2_clean", "exp2_other")
         )
     monkeypatch.setattr(HydraConfig.instance(), "cfg", second)
-    assert second.init_from == f"{first.hydra.run.dir}/best.pt"
+    assert second.init_from == f"{first.output_dir}/best.pt"
 
 
 def cut(id: str, seconds: float, text: str) -> MonoCut:
