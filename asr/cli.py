@@ -107,7 +107,7 @@ def _end(error: Exception, command: str) -> NoReturn:
         _fail(f"{error}: the disk is full. Make room, and the same command goes on from its last checkpoint")
     if isinstance(error, OSError) and error.errno in BAD_PATH and error.filename:
         _fail(
-            f"{os.fsdecode(error.filename)}: {error.strerror}. Give the setting that names this place another value; "
+            f"{error.filename}: {error.strerror}. Give the setting that names this place another value; "
             "results go to output_dir"
         )
     raise error

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from asr.build import RULES
 from asr.cli import fail_alike, run_name
 from asr.distributed import is_main_process, processes
+from asr.errors import InputError
 from asr.journal import JOURNAL
 from asr.settings import check
 from asr.tracking import find_experiment, open_run
@@ -31,17 +32,21 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
     """Inside, the runs of the jobs stand under one MLflow run, which ends FINISHED, FAILED or KILLED with the block.
 
     The same sweep called again goes on in the same run, as its jobs do. A new one whose jobs were all refused before
-    they opened a run of their own leaves nothing. A dry run and commands that track nothing have none.
+    they opened a run of their own leaves nothing. A dry run and commands that track nothing have none. A setting of any
+    job that breaks its rule ends the process before anything is made.
     """
     launcher = config.hydra.launcher._target_
     if processes() > 1 and not launcher.endswith(".BasicLauncher"):
         fail_alike(f"{launcher} under torchrun: each process would launch the runs; leave launcher= or torchrun away")
+    for job in jobs if "dry_run" in config else []:  # of a training or a search
+        HydraConfig.instance().set_config(job)  # output_dir is made from what it holds
+        try:
+            check(job, RULES)
+        except InputError as error:
+            fail_alike(str(error))
     if config.get("dry_run", True) or not is_main_process():
         yield
         return
-    for job in jobs:
-        HydraConfig.instance().set_config(job)  # output_dir is made from what it holds
-        check(job, RULES)
     overrides, sweep = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
     name = f"{sweep or 'multirun'}+{run_name(overrides)}".removesuffix("+default")
     plain: Any = OmegaConf.to_container(config, resolve=False)
