@@ -25,12 +25,27 @@ from asr.errors import InputError, first_line
 from asr.loop import Evaluation, evaluate
 from asr.memory import keep_freed_memory
 from asr.recognizer import Recognizer
-from asr.settings import POSITIVE, SHARE, WHOLE_FROM_0, WHOLE_FROM_1, WHOLE_FROM_2, Rules, check, one_of
+from asr.settings import (
+    GROUP,
+    POSITIVE,
+    SHARE,
+    TEXT,
+    TEXTS,
+    WHOLE_FROM_0,
+    WHOLE_FROM_1,
+    WHOLE_FROM_2,
+    Rules,
+    check,
+    one_of,
+)
 from asr.step import Compute
 from asr.text import frames_needed
 
 MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
 RULES: Rules = {
+    GROUP: "model data augment optimizer scheduler batch features checkpoint tracking",
+    TEXT: "alphabet device precision output_dir init_from? tracking.uri tracking.experiment data.root data.manifests",
+    TEXTS: "data.train data.dev data.test",
     WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.accumulate tracking.log_every "
     "data.max_characters? max_non_finite",
     WHOLE_FROM_0: "workers seed",

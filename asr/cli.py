@@ -1,5 +1,6 @@
 """What every entry point shares: Hydra, with a user's mistakes shown as one paragraph instead of a traceback."""
 
+import argparse
 import errno
 import os
 import re
@@ -15,15 +16,18 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr.distributed import is_main_process, leave_after_main, processes
 from asr.errors import InputError, ToldError, mask
-from asr.interrupt import Interrupted, stop_at_once_on_sigterm
+from asr.interrupt import LAUNCHER, Interrupted, stop_at_once_on_sigterm, stop_without
 from asr.memory import explain_lost_memory, limit_memory
 from asr.passwords import move_config_passwords, move_passwords
 from asr.settings import within
@@ -33,6 +37,12 @@ LONGEST_NAME = 150  # characters; file systems allow 255 bytes for one name
 # Settings that change how a run is carried out, not what it computes: no part of its name or its identity.
 EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir", "sweep", "launcher",
                   "checkpoint.every_minutes", "rehearse")  # fmt: skip
+
+# What a user's mistake raises; OSError is explained only if it is about a path or a full disk.
+MISTAKES = (InputError, HydraException, OmegaConfBaseException, OSError)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+BAD_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOENT, errno.EEXIST,
+            errno.EISDIR, errno.ELOOP)  # fmt: skip
 
 
 def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -51,23 +61,18 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                 sys.argv[1:] = [move_passwords(argument) for argument in sys.argv[1:]]
                 if processes() > 1 and name != "train":
                     fail_alike(f"asr.{name} runs in one process: start it without torchrun")
+                refuse_arguments(sys.argv[1:])
                 hydra_main()
-            except InputError as error:
-                _end(error)
-            except (HydraException, OmegaConfBaseException) as error:
-                fail_alike(_explain(error, name))
             except KeyboardInterrupt as stop:
                 if isinstance(stop, Interrupted):
                     leave_after_main()
                 sys.exit(stop.exit_code if isinstance(stop, Interrupted) else 130)
+            except MISTAKES as error:
+                _end(error, name)
             except (MemoryError, RuntimeError) as error:
                 if not (explained := explain_lost_memory(error)):
                     raise
                 _fail(explained)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                _fail(f"{error}: the disk is full. Make room, and the same command goes on from its last checkpoint")
 
         main.task = task  # type: ignore[attr-defined]
         return main
@@ -86,21 +91,35 @@ class Task:
 
     def __call__(self, config: DictConfig) -> None:
         stop_at_once_on_sigterm()
+        if launcher := os.environ.pop(LAUNCHER, None):
+            stop_without(int(launcher))
         try:
             move_config_passwords(config)
             limit_memory()
             import_module(self.module).main.task(config)
-        except InputError as error:
+        except MISTAKES as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the other jobs still run, and Hydra says which one it was
-            _end(error)
+            _end(error, self.module.removeprefix("asr."))
 
 
-def _end(error: InputError) -> NoReturn:
+def _end(error: Exception, command: str) -> NoReturn:
+    """Ends the process with a paragraph on the error, or raises it if it is no mistake of the user's."""
     if isinstance(error, ToldError):
         leave_after_main()
         sys.exit(2)
-    _fail(str(error))
+    if isinstance(error, InputError):
+        _fail(str(error))
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        fail_alike(_explain(error, command))
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        _fail(f"{error}: the disk is full. Make room, and the same command goes on from its last checkpoint")
+    if isinstance(error, OSError) and error.errno in BAD_PATH and error.filename:
+        _fail(
+            f"{error.filename}: {error.strerror}. Give the setting that names this place another value; "
+            "results go to output_dir"
+        )
+    raise error
 
 
 def _fail(message: str) -> NoReturn:
@@ -116,16 +135,69 @@ def fail_alike(message: str) -> NoReturn:
     _fail(message)
 
 
+def refuse_arguments(arguments: Sequence[str]) -> None:
+    """Ends the process with a paragraph on arguments that Hydra would answer with its usage or a traceback."""
+    parser = get_args_parser()
+    parser.allow_abbrev = False  # --experiment would be short for --experimental-rerun
+    parser.exit_on_error = False
+    try:
+        flags, unknown = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        fail_alike(f"{error}; --hydra-help explains all flags")
+    if unknown and unknown[0].startswith("-"):
+        key, _, value = unknown[0].lstrip("-").partition("=")
+        fail_alike(
+            f"{unknown[0]}: there is no such flag. Settings are given without dashes: {key}={value or 'VALUE'}; "
+            "--hydra-help lists the flags"
+        )
+    if unknown:
+        fail_alike(f"{unknown[0]} follows a flag that follows other settings: give the flags first")
+    if flags.experimental_rerun:
+        fail_alike("--experimental-rerun does not work here: the command of a run, in its plan.json, repeats it")
+    commands = [flags.cfg, flags.run, flags.multirun, flags.shell_completion, flags.info]
+    if sum(map(bool, commands)) > 1 or (flags.resolve and not (flags.cfg or flags.help)):
+        fail_alike("give one of --run, --multirun, --cfg, --info and --shell-completion; --resolve goes with --cfg")
+    for override in OverridesParser.create().parse_overrides(flags.overrides):
+        key, _, option = str(override.input_line).partition("=")
+        typed: object = override.value()
+        if not key:
+            fail_alike(f"{override.input_line}: the name of the setting is missing; settings are given as KEY=VALUE")
+        if key in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"):
+            fail_alike(f"{key}={option}: Hydra makes no directories here; output_dir=DIRECTORY says where results go")
+        if _chooses_one(override) and not isinstance(typed, str | list):
+            fail_alike(_no_such_option(key, option, _options(key)))
+
+
+def _options(group: str) -> list[str]:
+    """The names that a group of conf/ can be set to; none for what is no group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
+
+
+def _no_such_option(group: str, option: str, options: Sequence[str]) -> str:
+    near = get_close_matches(option, options, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return f"{group}={option}: there is no such option{hint} Valid for {group}: {', '.join(options)}"
+
+
 def _explain(error: Exception, config_name: str) -> str:
-    """Hydra's message, with the valid names for a key that does not exist."""
+    """Hydra's message, with the valid names for a setting or an option that does not exist."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return _no_such_option(group, option, error.options)
     message = str(error).split("Config search path:")[0]
     key = re.search(r"Could not override '([^'=]+)'", message)
     if key is None:
         override = getattr(error, "override", None)  # which the messages of Hydra's parser do not name
         return (f"{override}: " if override else "") + re.sub(r"\s*\n\s*", " ", message.strip())
+    typed = OverridesParser.create().parse_overrides(get_args_parser().parse_args().overrides)
+    groups = [str(override.input_line) for override in typed if _chooses_one(override)]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose(config_name)
+        config = hydra.compose(config_name, groups, return_hydra_config=True)
     return no_such_setting(config, key[1].strip("+~"))
+
+
+def _chooses_one(override: Override) -> bool:
+    return bool(_options(override.key_or_group)) and not (override.is_delete() or override.is_sweep_override())
 
 
 def no_such_setting(config: DictConfig, key: str) -> str:
@@ -138,12 +210,6 @@ def no_such_setting(config: DictConfig, key: str) -> str:
     near = get_close_matches(name, names, n=1)
     hint = f"; did you mean {(parent + '.' if parent else '') + near[0]}?" if near else "."
     return f"{key}: there is no such setting{hint} Valid {'in ' + parent if parent else 'here'}: {', '.join(names)}"
-
-
-def remove_if_empty(directory: Path) -> None:
-    """Hydra makes the directory before we know whether anything will be written."""
-    if directory.is_dir() and not any(directory.iterdir()):
-        directory.rmdir()
 
 
 class Job(NamedTuple):
@@ -200,7 +266,7 @@ def study_name(name: str | None, search: str, overrides: Sequence[str]) -> str:
     """The directory of a study: by the name that was given, or by what decides which trials it makes."""
     rest = {"search", *(f"study.{key}" for key in ("name", "storage", "trials", "heartbeat_seconds", "retries"))}
     kept = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in rest]
-    return (name or f"{search}+{run_name(kept)}".removesuffix("+default")).replace("/", "_")
+    return (str(name or "") or f"{search}+{run_name(kept)}".removesuffix("+default")).replace("/", "_")
 
 
 OmegaConf.register_new_resolver("divide", lambda value, by: float(f"{value / by:.12g}"))  # 6e-4 / 6 is then 1e-4

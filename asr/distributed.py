@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from asr.errors import InputError, ToldError, first_line
-from asr.interrupt import Interrupted
+from asr.interrupt import Interrupted, stop_without
 from asr.model import MaskedBatchNorm2d
 
 T = TypeVar("T")
@@ -169,7 +167,7 @@ def join() -> World:
     if processes() == 1:
         return ALONE
     if dist.is_torchelastic_launched():
-        threading.Thread(target=_stop_without, args=[os.getppid()], daemon=True).start()
+        stop_without(os.getppid())
     # With gloo beside NCCL the hosts can settle things without their GPUs.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=WORK)
@@ -180,13 +178,6 @@ def join() -> World:
 def unsynchronised(model: nn.Module) -> AbstractContextManager[None]:
     """Inside, a backward pass only adds to this process's own gradient."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
-
-
-def _stop_without(torchrun: int) -> None:
-    """One that is killed (-9) tells its processes nothing: they are stopped then, as by its SIGTERM."""
-    while os.getppid() == torchrun:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def leave_after_main() -> None:

@@ -14,7 +14,15 @@ from asr.console import console, print_results
 from asr.errors import InputError
 from asr.metrics import ErrorRates
 from asr.recognizer import from_checkpoint
-from asr.settings import POSITIVE, WHOLE_FROM_0, check
+from asr.settings import GROUP, POSITIVE, TEXT, TEXTS, WHOLE_FROM_0, Rules, check
+
+RULES: Rules = {
+    GROUP: "data",
+    TEXT: "checkpoint device precision output_dir data.root data.manifests",
+    TEXTS: "parts",
+    POSITIVE: "eval_seconds",
+    WHOLE_FROM_0: "workers",
+}
 
 
 @entry_point("evaluate")
@@ -29,7 +37,7 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> dict[str, ErrorRates]:
     """Error rates by part."""
-    check(config, {POSITIVE: "eval_seconds", WHOLE_FROM_0: "workers"})
+    check(config, RULES)
     path = Path(config.checkpoint)
     saved = checkpoint.load(path)
     recognizer = from_checkpoint(saved, path)

@@ -1,7 +1,9 @@
 """SIGINT (Ctrl-C) and SIGTERM (Slurm, kill) as an exception, which inside `deferred` waits for the next batch."""
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -9,6 +11,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LAUNCHER = "ASR_LAUNCHER"  # the environment variable with the id of the process that this one must not outlive
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,6 +59,17 @@ def stop_at_once_on_sigterm() -> None:
     """As on Ctrl-C, so that what is open can be closed; a launcher's own handler is left as it is."""
     if in_main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, interrupt)
+
+
+def stop_without(parent: int) -> None:
+    """From now on this process is stopped, as by SIGTERM, when that parent of it is gone; kill -9 tells nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -19,14 +19,19 @@ from asr.console import console
 from asr.download import ensure_part
 from asr.errors import InputError
 from asr.index import PartSummary, index_part
-from asr.settings import WHOLE_FROM_1, check
+from asr.settings import GROUP, TEXT, TEXTS, WHOLE_FROM_0, WHOLE_FROM_1, check, one_of
 from asr.synthetic import make_corpus
+
+RULES = {TEXT: "root manifests", TEXTS: "parts", WHOLE_FROM_1: "jobs?", one_of(True, False): "verify_audio"}
+RULES_TO_DOWNLOAD = {TEXT: "base_url archives", one_of(True, False): "download keep_archives"}
+RULES_TO_SPEAK = {GROUP: "hours speakers", WHOLE_FROM_0: "seed"}
 
 
 @entry_point("prepare")
 def main(config: DictConfig) -> None:
     """Makes or finds every part, indexes it, and says what is there."""
-    check(config, {WHOLE_FROM_1: "jobs?"})
+    check(config, RULES)
+    check(config, RULES_TO_SPEAK if "hours" in config else RULES_TO_DOWNLOAD)
     root, jobs = Path(config.root), config.jobs or os.cpu_count() or 1
     if not config.parts:
         raise InputError("parts=[]: name at least one part, such as parts=[train-clean-100]")

@@ -14,7 +14,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from asr.build import Session, build_session
-from asr.cli import Job, current_job, entry_point, remove_if_empty
+from asr.cli import Job, current_job, entry_point
 from asr.console import console, print_plan, print_whereabouts
 from asr.errors import InputError, mask
 from asr.plan import plan_facts, plan_parts
@@ -39,7 +39,7 @@ from asr.searching.study import (
 )
 from asr.searching.trial import BASELINE, METRICS, train_command, train_trial
 from asr.searching.worker import Worker, count_states, to_do
-from asr.settings import check, one_of
+from asr.settings import GROUP, TEXT, check, one_of
 from asr.sweep import parent_tags
 from asr.tracking import Run, open_run
 from asr.train import GROUPS
@@ -51,15 +51,12 @@ DECISIVE = ("metric", "seed", "baseline", "random_trials", "pruner", "pruned_by"
 @entry_point("search")
 def main(config: DictConfig) -> None:
     """The command: a study, or a test of the learning rate's range."""
-    try:
-        run(config, current_job("asr.search", (*GROUPS, "search")))
-    finally:
-        remove_if_empty(Path(config.output_dir))
+    run(config, current_job("asr.search", (*GROUPS, "search")))
 
 
 def run(config: DictConfig, job: Job) -> None:
     """What the file in conf/search asks for: kind: study or kind: range."""
-    check(config, {one_of("study", "range"): "search.kind"})
+    check(config, {GROUP: "search study", one_of("study", "range"): "search.kind", TEXT: "output_dir study.storage"})
     if config.fresh:
         raise InputError("fresh=true: a search is not started over; another study.name starts another")
     space = read_space(config, job.overrides)

@@ -23,6 +23,9 @@ WHOLE_FROM_0 = Rule("a whole number from 0 on", lambda value: type(value) is int
 WHOLE_FROM_1 = Rule("a whole number from 1 on", lambda value: type(value) is int and value >= 1)
 WHOLE_FROM_2 = Rule("a whole number from 2 on", lambda value: type(value) is int and value >= 2)
 SHARE = Rule("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
+TEXT = Rule("a text; a number as text is typed \"'5'\"", lambda value: isinstance(value, str) and value != "")
+TEXTS = Rule("a list of texts", lambda value: OmegaConf.is_list(value) and all(isinstance(item, str) for item in value))
+GROUP = Rule("a group of settings, each given as GROUP.SETTING=VALUE", OmegaConf.is_dict)
 POSITIVE = Rule("a number above 0", lambda value: type(value) in (int, float) and value > 0)
 
 

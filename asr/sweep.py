@@ -1,45 +1,62 @@
-"""The MLflow run over the runs of a multirun: opened before the first job, found by each of them, ended after the last.
+"""The MLflow run over the runs of a multirun.
 
-Jobs may be other processes (joblib's or Slurm's), so they learn of it by an environment variable.
+Jobs may be other processes, so they learn of it by an environment variable.
 """
 
-import atexit
 import logging
 import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from asr.build import RULES
 from asr.cli import fail_alike, run_name
 from asr.distributed import is_main_process, processes
-from asr.tracking import open_run
+from asr.errors import InputError
+from asr.journal import JOURNAL
+from asr.settings import check
+from asr.tracking import find_experiment, open_run
 
 log = logging.getLogger(__name__)
 PARENT = "ASR_PARENT_RUN"
 SWEEPS = Path("outputs/sweeps")
 
 
-class ParentRun(Callback):
-    """A Hydra callback; the same sweep called again goes on in the same run, as its jobs do."""
+@contextmanager
+def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]:
+    """Inside, the runs of the jobs stand under one MLflow run, which ends FINISHED, FAILED or KILLED with the block.
 
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        launcher = config.hydra.launcher._target_
-        if processes() > 1 and not launcher.endswith(".BasicLauncher"):
-            # Hydra makes a warning of every other exception here.
-            fail_alike(
-                f"{launcher} under torchrun: each process would launch the runs; leave launcher= or torchrun away"
-            )
-        if config.dry_run or not is_main_process():
-            return
-        overrides, sweep = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
-        name = f"{sweep or 'multirun'}+{run_name(overrides)}".removesuffix("+default")
-        plain: Any = OmegaConf.to_container(config, resolve=False)
-        plain = {"multirun": {"overrides": overrides, **(plain["hydra"]["sweeper"]["params"] or {})}}
-        settings = config.tracking
-        self.run = open_run(
-            SWEEPS / name,
+    The same sweep called again goes on in the same run, as its jobs do. A new one whose jobs were all refused before
+    they opened a run of their own leaves nothing. A dry run and commands that track nothing have none. A setting of any
+    job that breaks its rule ends the process before anything is made.
+    """
+    launcher = config.hydra.launcher._target_
+    if processes() > 1 and not launcher.endswith(".BasicLauncher"):
+        fail_alike(f"{launcher} under torchrun: each process would launch the runs; leave launcher= or torchrun away")
+    for job in jobs if "dry_run" in config else []:  # of a training or a search
+        HydraConfig.instance().set_config(job)  # output_dir is made from what it holds
+        try:
+            check(job, RULES)
+        except InputError as error:
+            fail_alike(str(error))
+    if config.get("dry_run", True) or not is_main_process():
+        yield
+        return
+    overrides, sweep = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
+    name = f"{sweep or 'multirun'}+{run_name(overrides)}".removesuffix("+default")
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    plain = {"multirun": {"overrides": overrides, **(plain["hydra"]["sweeper"]["params"] or {})}}
+    settings, directory = config.tracking, SWEEPS / name
+    before, is_new = _journaled(jobs), not directory.exists()
+    os.environ.pop(PARENT, None)
+    try:
+        with open_run(
+            directory,
             settings.uri,
             settings.experiment,
             name,
@@ -47,21 +64,28 @@ class ParentRun(Callback):
             plain,
             tags={"kind": "sweep"},
             system_metrics_seconds=None,
-        )
-        os.environ.pop(PARENT, None)
-        if self.run.run_id:
-            os.environ[PARENT] = self.run.run_id
-        else:
-            log.warning("MLflow did not answer in time: the runs of %s stand beside it there, not under it", name)
-        atexit.register(self.run.finish, "FAILED")  # unless on_multirun_end, which Hydra calls after success only
+        ) as run:
+            if run.run_id:
+                os.environ[PARENT] = run.run_id
+            else:
+                log.warning("MLflow did not answer in time: the runs of %s stand beside it there, not under it", name)
+            yield
+    finally:
+        parent = os.environ.pop(PARENT, None)
+        if is_new and _journaled(jobs) == before:
+            with suppress(Exception):  # a server that has gone meanwhile keeps the run, as FAILED
+                if parent:
+                    find_experiment(settings.uri, settings.experiment)[0].delete_run(parent)
+                shutil.rmtree(directory)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: launchers pickle it for the jobs' processes, to which the run does not belong."""
-        return {}
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        if not config.dry_run and is_main_process():
-            self.run.finish()
+def _journaled(jobs: Sequence[DictConfig]) -> list[int]:
+    """The bytes in the journals of the jobs' runs, or of their trials: they change when a run is opened."""
+    sizes = []
+    for job in jobs:
+        HydraConfig.instance().set_config(job)  # output_dir is made from what it holds
+        sizes.append(sum(path.stat().st_size for path in Path(job.output_dir).rglob(JOURNAL)))
+    return sizes
 
 
 def parent_tags() -> dict[str, str]:

@@ -17,6 +17,7 @@ from asr.cli import entry_point
 from asr.console import console
 from asr.errors import InputError
 from asr.journal import JOURNAL, BusyError, Cursor, Journal
+from asr.settings import GROUP, TEXT, check
 from asr.tracking import Sender, UnreachableError, absolute
 
 
@@ -40,6 +41,7 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> list[Synced]:
     """Sends every journal in the folder `runs`, each to the address that it was written for, or all to tracking.uri."""
+    check(config, {GROUP: "tracking", TEXT: "runs tracking.uri?"})
     folder = Path(config.runs)
     if not folder.is_dir():
         raise InputError(f"runs={folder}: there is no such folder; give the one that holds your runs")

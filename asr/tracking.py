@@ -14,6 +14,8 @@ from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from asr.errors import InputError, first_line
 from asr.journal import Cursor, Journal, read
@@ -299,6 +301,8 @@ def _experiment_id(client: Any, name: str, artifacts: str | None, create: bool) 
         found = client.get_experiment_by_name(name)
         if found and create and found.lifecycle_stage == "deleted":
             raise InputError(f"tracking.experiment={name} is deleted there; restore it or give another name")
+        if found and create and artifacts:
+            _refuse_moved(found, artifacts)
         if found or not create:
             return found.experiment_id if found else None
         return client.create_experiment(name, artifact_location=artifacts)
@@ -306,6 +310,19 @@ def _experiment_id(client: Any, name: str, artifacts: str | None, create: bool) 
         if error.error_code != "RESOURCE_ALREADY_EXISTS":  # on a server another process may be first
             raise
         return client.get_experiment_by_name(name).experiment_id
+
+
+def _refuse_moved(experiment: Any, artifacts: str) -> None:
+    """InputError if the experiment was made here (by `artifacts`, file:///DIRECTORY/mlartifacts) in another directory.
+
+    MLflow stores absolute addresses: a database that was moved or copied would have its files written to the old place.
+    """
+    old, new = (Path(url2pathname(urlsplit(at).path)) for at in (experiment.artifact_location, artifacts))
+    if experiment.artifact_location.startswith("file:") and old.name == new.name and old.resolve() != new.resolve():
+        raise InputError(
+            f"tracking.experiment={experiment.name}: MLflow would put its files into {old}, since the database was "
+            f"moved or copied from there to {new.parent}; give a new tracking.experiment, or move it back"
+        )
 
 
 def absolute(uri: str) -> str:

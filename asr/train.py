@@ -20,10 +20,10 @@ from asr import artifacts, checkpoint
 from asr.batching import Position, Share
 from asr.build import Session, build_session, score_parts
 from asr.checkpoint import TrainState
-from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point, remove_if_empty
+from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point
 from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
 from asr.dataset import UtteranceDataset, evaluation_batches, training_batches
-from asr.distributed import ALONE, World, is_main_process, join
+from asr.distributed import ALONE, World, join
 from asr.errors import DivergedError, InputError
 from asr.fit import fit
 from asr.guard import Guard
@@ -44,12 +44,8 @@ GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "s
 @entry_point("train")
 def main(config: DictConfig) -> None:
     """The command: one run, named by its overrides."""
-    try:
-        with join().losses_explained():
-            run(config, current_job("asr.train", GROUPS))
-    finally:
-        if is_main_process():
-            remove_if_empty(Path(config.output_dir))
+    with join().losses_explained():
+        run(config, current_job("asr.train", GROUPS))
 
 
 def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
@@ -57,9 +53,10 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
 
     Where torchrun has started several processes, each calls it; the main one alone prints, writes and tracks.
     """
-    directory, world = Path(config.output_dir), join()
+    world = join()
     console.quiet = not world.is_main
     session = world.together(lambda: build_session(config))
+    directory = Path(config.output_dir)
     print_plan(f"{job.name}: the plan", plan_parts(session.data), plan_facts(config, session, directory))
     if config.dry_run:
         return {}

@@ -8,11 +8,18 @@ import pytest
 from conftest import SMALL
 from mlflow import MlflowClient
 
-from asr import evaluate, prepare, train
+from asr import evaluate, prepare, report, search, sync, train
 from asr.cli import run_name
 from asr.journal import read
 
-ENTRY_POINTS = {"train": train.main, "evaluate": evaluate.main, "prepare": prepare.command}
+ENTRY_POINTS = {
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "prepare": prepare.command,
+    "report": report.main,
+    "search": search.main,
+    "sync": sync.main,
+}
 
 
 @pytest.fixture
@@ -37,24 +44,59 @@ def command(monkeypatch, tmp_path, capsys):
     [
         (["train", "optimizer.lrr=1"], ["optimizer.lrr", "did you mean optimizer.lr?", "weight_decay"]),
         (["train", "epoch=3"], ["did you mean epochs?", "steps_per_epoch"]),
-        (["train", "model=ds3"], ["model/ds3", "ds2_7gru", "ds2_tiny"]),
+        (["train", "model=ds3"], ["model=ds3", "ds2_7gru", "ds2_tiny"]),
+        (["train", "model=ds2_7gruu"], ["model=ds2_7gruu", "did you mean ds2_7gru?", "ds2_tiny"]),
+        (["train", "-m", "model=ds2_7gru,ds2_tinyy"], ["model=ds2_tinyy", "did you mean ds2_tiny?"]),
+        (["train", "optimizer=sgd_momentum", "optimizer.momentumm=1"], ["did you mean optimizer.momentum?"]),
+        (["train", "scale=null"], ["scale=null", "full, mini"]),
+        (["train", "model=null"], ["model=null", "ds2_7gru"]),
+        (["train", "data=3"], ["data=3", "clean"]),
+        (["train", "tracking=wandb"], ["tracking=wandb", "a group of settings"]),
+        (["train", "batch=3"], ["batch=3", "a group of settings"]),
+        (["train", "-m", "batch=3", "seed=1,2"], ["batch=3", "a group of settings"]),
+        (["train", "alphabet=null"], ["alphabet=None", "a text"]),
+        (["train", "device=[1]"], ["device=[1]", "a text"]),
+        (["train", "output_dir=null"], ["output_dir=None", "a text"]),
+        (["train", "init_from=3"], ["init_from=3", "a text"]),
+        (["train", "data.root=null"], ["data.root=None", "a text"]),
+        (["train", "data.train=3"], ["data.train=3", "a list of texts"]),
+        (["train", "hydra.foo=1"], ["hydra.foo: there is no such setting", "launcher"]),
+        (["train", "hydra.run.dir=here"], ["hydra.run.dir=here", "output_dir="]),
+        (["train", "--experiment", "exp3"], ["--experiment", "experiment=VALUE"]),
+        (["train", "--experiment=exp3"], ["--experiment=exp3", "without dashes: experiment=exp3"]),
+        (["train", "--epochs", "3"], ["--epochs", "epochs=VALUE"]),
+        (["train", "--experimental-rerun", "run.pickle"], ["--experimental-rerun does not work here"]),
+        (["train", "seed=1", "-m", "epochs=1"], ["epochs=1", "flags first"]),
+        (["train", "-c"], ["--cfg/-c", "--hydra-help"]),
+        (["train", "--resolve"], ["--resolve goes with --cfg"]),
+        (["train", "=3"], ["=3", "KEY=VALUE"]),
         (["train", "modell=ds2_7gru"], ["modell", "did you mean model?"]),
-        (["train", "experiment=exp9"], ["experiment/exp9", "exp2_clean", "quickstart"]),
+        (["train", "experiment=exp9"], ["experiment=exp9", "exp2_clean", "quickstart"]),
         (["train", "data.root=/nowhere"], ["/nowhere", "python -m asr.prepare"]),
         (["train", "epochs="], ["epochs"]),
         (["train", "epochs"], ["epochs"]),
         (["train", "model.convs=[{kernel: 3"], ["model.convs"]),
         (["evaluate"], ["checkpoint is not given"]),
+        (["evaluate", "checkpoint=3"], ["checkpoint=3", "a text"]),
+        (["evaluate", "checkpoint=none.pt", "parts=3"], ["parts=3", "a list of texts"]),
         (["evaluate", "checkpoint=none.pt"], ["none.pt", "no such file"]),
-        (["evaluate", "checkpoint=none.pt", "data=cleen"], ["data/cleen", "clean", "synthetic"]),
-        (["prepare", "librespeech"], ["corpus/librespeech", "librispeech", "synthetic"]),
+        (["evaluate", "checkpoint=none.pt", "data=cleen"], ["data=cleen", "did you mean clean?", "synthetic"]),
+        (["prepare", "librespeech"], ["corpus=librespeech", "did you mean librispeech?", "synthetic"]),
         (["prepare", "librispeech", "root=/nowhere", "download=false"], ["/nowhere", "download=true"]),
         (["prepare", "librispeech", "root=tree", "parts=[train-clean-7]"], ["train-clean-7", "train-clean-100"]),
+        (["prepare", "librispeech", "root=null"], ["root=None", "a text"]),
+        (["prepare", "synthetic", "hours=3"], ["hours=3", "a group of settings"]),
+        (["report", "tracking=3"], ["tracking=3", "a group of settings"]),
+        (["sync", "runs=[1]"], ["runs=[1]", "a text"]),
+        (["search", "search=lrr"], ["search=lrr", "did you mean lr?"]),
+        (["search", "study=3", "study.name=x"], ["study", "no such setting"]),
+        (["train", f"data.root={'x' * 300}"], ["xxx", "File name too long"]),
     ],
 )
-def test_a_mistake_is_one_paragraph_that_names_the_way_out(command, arguments, names):
+def test_a_mistake_is_one_paragraph_that_names_the_way_out(command, arguments, names, tmp_path):
     code, printed = command(*arguments)
     assert code == 2
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
     assert "Traceback" not in printed.err + printed.out
     assert printed.err.startswith("error: ")
     assert "\n\n" not in printed.err.strip()
@@ -96,7 +138,7 @@ def test_a_dry_run_as_a_command(corpus, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "32,244,188 parameters" in done.stdout
-    assert not list((tmp_path / "outputs" / "runs").iterdir())
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_multirun_gives_each_run_its_directory_and_all_one_experiment(command, corpus, tmp_path):
@@ -114,6 +156,33 @@ def test_a_multirun_gives_each_run_its_directory_and_all_one_experiment(command,
 
     assert command("train", "-m", "seed=1,2", *overrides)[0] == 0  # the same sweep again: nothing is new
     assert len(client.search_runs([parent.info.experiment_id])) == 3
+
+
+def test_a_refused_sweep_leaves_no_run(command, corpus, tmp_path):
+    code, printed = command("train", "-m", "seed=1,2", "data.root=/nowhere")
+    assert code == 2
+    assert "/nowhere" in printed.err
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    assert not client.search_runs([client.get_experiment_by_name("asr").experiment_id])
+    assert not list(tmp_path.glob("outputs/sweeps/*"))
+    assert not (tmp_path / "outputs" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("/proc/nowhere", "No such file or directory"),
+        ("file/run", "Not a directory"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named(command, corpus, tmp_path, place, reason):
+    (tmp_path / "file").touch()
+    code, printed = command("train", f"output_dir={place}", f"data.root={corpus}", *SMALL)
+    assert code == 2
+    assert printed.err.startswith(f"error: {place}")
+    assert f"{reason}. Give the setting that names this place another value" in printed.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_sweep_whose_mlflow_is_away_trains_all_the_same(command, corpus, tmp_path):

@@ -1,7 +1,12 @@
 """Multiruns side by side, by the launchers of conf/launcher: each run its own directory, all in one MLflow sweep."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from conftest import SMALL
 from mlflow import MlflowClient
@@ -23,6 +28,35 @@ def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch
     children = [found for found in runs if found.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert sorted(child.data.params["seed"] for child in children) == ["1", "2"]
     assert {found.info.status for found in runs} == {"FINISHED"}
+
+
+def wait_for(found, what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+    return result
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_runs_side_by_side_save_and_end_with_their_sweep(number, code, corpus, tmp_path):
+    """Two trainings run and one waits; the sweep is told to stop, or killed, and no process of it is left."""
+    overrides = [f"data.root={corpus}", *SMALL, "epochs=1000", "steps_per_epoch=2", "launcher=joblib"]
+    command = [sys.executable, "-m", "asr.train", "-m", "seed=1,2,3", *overrides]
+    sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    runs = tmp_path / "outputs" / "runs"
+    wait_for(lambda: len(list(runs.glob("*/last.pt"))) == 2, "both save an epoch")
+    processes = psutil.Process(sweep.pid).children(recursive=True)
+    os.kill(sweep.pid, number)
+    output, _ = sweep.communicate(timeout=30)
+    assert sweep.returncode == code
+    assert not psutil.wait_procs(processes, timeout=15)[1]
+    assert output.count("Stopped by SIGTERM after step") == 2
+    assert len(list(runs.iterdir())) == 2, "the third never begins"
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("asr").experiment_id])
+    states = {run.data.params.get("seed", "sweep"): run.info.status for run in found}
+    assert states == {"1": "KILLED", "2": "KILLED", "sweep": "RUNNING" if number == signal.SIGKILL else "KILLED"}
 
 
 def test_slurm_jobs_are_submitted_as_the_file_says(monkeypatch):

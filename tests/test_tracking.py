@@ -157,6 +157,26 @@ def test_a_relative_database_stays_where_it_was_when_the_directory_changes(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_database_that_was_moved_is_refused_before_files_go_to_the_old_place(tmp_path: Path) -> None:
+    old, new, link = tmp_path / "old", tmp_path / "new", tmp_path / "link"
+
+    def log(folder: Path, experiment: str) -> None:
+        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        with open_run(None, uri, experiment, "r", {}, {}, system_metrics_seconds=None) as run:
+            run.log_text("note", "note.txt")
+
+    log(old, "asr")
+    link.symlink_to(old)
+    log(link, "asr")  # the same folder by another name
+    old.rename(new)
+    with pytest.raises(InputError, match=f"{old}/mlartifacts.*{new}; give a new tracking.experiment"):
+        log(new, "asr")
+    assert not old.exists()
+    log(new, "another")
+    assert list(new.rglob("note.txt"))
+    assert not old.exists()
+
+
 def test_metrics_arrive_exactly_once(uri: str) -> None:
     run = start(uri, flush_seconds=1e9)
     count = ITEMS_A_CALL["metrics"] + 100

@@ -185,8 +185,10 @@ def space_facts(config: DictConfig, space: Space) -> dict[str, str]:
 
 
 def training_config(config: DictConfig) -> DictConfig:
-    """The config as asr.train would compose it."""
-    return OmegaConf.masked_copy(copy.deepcopy(config), [str(key) for key in config if key not in OWN_NODES])
+    """The config as asr.train would compose it, with the directory of the search."""
+    training = OmegaConf.masked_copy(copy.deepcopy(config), [str(key) for key in config if key not in OWN_NODES])
+    training.output_dir = config.output_dir  # whose name is made from the search's own settings
+    return training
 
 
 def trial_settings(config: DictConfig, space: Space, values: Values) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""How Hydra carries out a multirun of ours: nothing is made before every job composes, and jobs end with their parent.
+
+Hydra finds plugins in this namespace package only.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from asr.interrupt import LAUNCHER, StopRequest, deferred, stop_at_once_on_sigterm
+from asr.sweep import parent_run
+
+
+class Multirun(BasicSweeper):
+    """Hydra's own sweeper with an MLflow run over the jobs' runs; it writes no multirun.yaml."""
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        stop_at_once_on_sigterm()
+        assert self.hydra_context, "Hydra calls setup first"
+        loader, config, launcher = self.hydra_context.config_loader, self.config, self.launcher
+        assert config
+        assert launcher
+        overrides = OverridesParser.create(loader).parse_overrides([*self._parse_config(), *arguments])
+        batches = self.split_arguments(overrides, self.max_batch_size)
+        jobs = [loader.load_sweep_config(config, list(job)) for batch in batches for job in batch]
+        results: list[Sequence[JobReturn]] = []
+        with parent_run(config, jobs):
+            for batch in batches:
+                results.append(launcher.launch(batch, initial_job_idx=sum(map(len, results))))
+                for job in results[-1]:
+                    _ = job.return_value  # raises what the job raised
+        return results
+
+
+class SideBySide(Launcher):
+    """Runs each job as a command of its own, as many at a time as joblib is told by n_jobs.
+
+    joblib's own processes cannot be asked to stop: when one of them ends, joblib kills the others. These save first.
+
+    settings: of joblib.Parallel
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings | {"backend": "threading"}  # each thread waits for a process
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra, self.module = config.hydra, task_function.module  # type: ignore[attr-defined]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Returns when all jobs have ended; a job's return value is None, or SystemExit with its exit code.
+
+        raises: Interrupted after Ctrl-C or SIGTERM, when the jobs that ran have saved and ended
+        """
+        import joblib
+
+        threads = max(1, joblib.cpu_count() // joblib.effective_n_jobs(self.settings["n_jobs"]))
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {LAUNCHER: str(os.getpid())}
+        with deferred() as stop:
+            run = joblib.delayed(self._run)
+            return joblib.Parallel(**self.settings)(run(list(job), environment, stop) for job in job_overrides)
+
+    def _run(self, overrides: list[str], environment: dict[str, str], stop: StopRequest) -> JobReturn:
+        """Runs one job, unless `stop` was asked for; passes that on to it as SIGTERM."""
+        code = 0
+        if not stop.number:
+            command = [sys.executable, "-m", self.module, *self._options(), *overrides]
+            # In a session of its own, so that a terminal's Ctrl-C reaches it through this process alone.
+            with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+                while process.poll() is None and not stop.number:
+                    time.sleep(0.2)
+                process.terminate()  # does nothing to a process that has ended
+                code = process.wait()
+        result = JobReturn(overrides=overrides, status=JobStatus.FAILED if code else JobStatus.COMPLETED)
+        result.return_value = SystemExit(code if code >= 0 else 128 - code) if code else None
+        return result
+
+    def _options(self) -> list[str]:
+        """What Hydra was called with, apart from the job's overrides; and that it is a single run."""
+        flags = {"main": "--config-path", "command-line": "--config-dir"}
+        sources = [source for source in self.hydra.runtime.config_sources if source.provider in flags]
+        places = [part for source in sources for part in (flags[source.provider], source.path)]
+        return ["--config-name", self.hydra.job.config_name, *places, *self.hydra.overrides.hydra, "hydra.mode=RUN"]
