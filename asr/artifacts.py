@@ -23,7 +23,7 @@ from torch import Tensor
 from asr.audio import UnreadableError
 from asr.augment import Augment, Sometimes
 from asr.dataset import UtteranceDataset
-from asr.interrupt import SIGNALS
+from asr.interrupt import SIGNALS, stop_without
 from asr.metrics import Scored
 
 PCM_PEAK = 0.99  # augmentation may exceed full scale; the file is scaled down rather than clipped
@@ -112,6 +112,7 @@ def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
 def _draw_apart(errors: SimpleQueue, dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
     for received in SIGNALS:  # their handlers are those of a training
         signal.signal(received, signal.SIG_DFL)
+    stop_without(os.getppid())
     torch.set_num_threads(1)  # a fork has none of the others
     try:
         _draw_augmentation(dataset, cuts, folder)

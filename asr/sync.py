@@ -18,7 +18,7 @@ from asr.console import console
 from asr.errors import InputError
 from asr.journal import JOURNAL, BusyError, Cursor, Journal
 from asr.settings import GROUP, TEXT, check
-from asr.tracking import Sender, UnreachableError, absolute
+from asr.tracking import Sender, UnreachableError, absolute, require_database
 
 
 class Synced(NamedTuple):
@@ -68,6 +68,8 @@ def sync_run(directory: Path, uri: str | None, away: dict[str, str]) -> Synced:
                 if cursor.uri in away:
                     raise UnreachableError(away[cursor.uri])
                 if before:
+                    if uri is None:  # the database that the run was started with may have moved with the project
+                        require_database(cursor.uri)
                     sender.connect()
                     sender.send()
             finally:

@@ -222,9 +222,10 @@ class Sender:
 
 def send_pending(journal: Journal) -> None:
     """Send what MLflow lacks of a run that has ended; if the server is away, warn and leave it to asr.sync."""
-    sender = Sender(journal, absolute(journal.start["uri"]), journal.start["experiment"])
+    sender = Sender(journal, journal.start["uri"], journal.start["experiment"])
     if sender.cursor.pending(journal.directory):
         try:
+            require_database(sender.cursor.uri)
             sender.send()
         except InputError as error:
             log.warning("%s; send what MLflow lacks of this run later, by asr.sync", error)
@@ -255,17 +256,21 @@ def _system_metrics(run: Run, journal: Journal, uri: str, seconds: float) -> Any
     return monitor
 
 
+def require_database(uri: str) -> None:
+    """InputError if an address is that of a file which is not there: it was moved, or nothing was tracked yet."""
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise InputError(
+            f"tracking.uri={uri}: there is no such database; give that of your runs, or train first: "
+            "python -m asr.train sweep=writeup scale=mini data.root=outputs/corpora/synthetic"
+        )
+
+
 def find_experiment(uri: str, experiment: str) -> tuple[Any, str]:
     """A client to read with, and the experiment's id. Nothing is made.
 
     raises: InputError if uri is malformed, its database does not exist, nobody answers there or has such an experiment
     """
-    database = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not database.is_file():
-        raise InputError(
-            f"tracking.uri={uri}: there is no such database; give that of your runs, or train first: "
-            "python -m asr.train sweep=writeup scale=mini data.root=outputs/corpora/synthetic"
-        )
+    require_database(uri)
     with _as_input_error(uri):
         client, experiment_id = _connect(uri, experiment, create=False)
         names = sorted(found.name for found in client.search_experiments()) if experiment_id is None else []

@@ -1,6 +1,7 @@
 """What a training leaves in memory, and what is said where memory does not suffice."""
 
 import gc
+import os
 import resource
 import signal
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from conftest import SMALL, exit_code, forked
 
-from asr import train
+from asr import pictures, train
 from asr.artifacts import write_augmentation
 from asr.augment import Augment
 from asr.batching import Position
@@ -70,6 +71,18 @@ def command(corpus, tmp_path, monkeypatch):
         return forked(run)
 
     return start
+
+
+def test_a_killed_run_leaves_no_process_that_draws(command, monkeypatch):
+    monkeypatch.setattr(pictures, "spectrogram_pair", lambda *_: time.sleep(60))
+    child = command("augment=wave_spec")
+    while not (drawing := psutil.Process(child).children()):
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    exit_code(child)
+    gone, alive = psutil.wait_procs(drawing, timeout=5)
+    assert gone
+    assert not alive
 
 
 @pytest.mark.parametrize(

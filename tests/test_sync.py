@@ -121,3 +121,13 @@ def test_a_damaged_run_does_not_hold_up_the_others(mlflow_server: MlflowServer, 
 def test_a_folder_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"runs=.*nowhere.*no such folder"):
         synced(tmp_path / "nowhere")
+
+
+def test_a_database_that_has_moved_is_not_made_anew_in_its_old_place(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path / "run")) as journal:
+        uri = f"sqlite:///{tmp_path}/old/mlflow.db"
+        journal.append("start", uri=uri, experiment="asr", name="run", id="0", params={}, tags={})
+    one = synced(tmp_path)["run"]
+    assert one.pending == 1
+    assert "there is no such database" in one.state
+    assert not (tmp_path / "old").exists()
