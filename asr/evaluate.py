@@ -7,14 +7,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from asr import artifacts, checkpoint
-from asr.build import build_compute, load_parts, score_parts
+from asr.artifacts.error_table import error_rows
 from asr.cli import entry_point
+from asr.config.build import build_compute
 from asr.console import console, print_results
+from asr.corpora.parts import load_parts
 from asr.errors import InputError
+from asr.files import write_json, write_table
 from asr.metrics import ErrorRates
-from asr.recognizer import from_checkpoint
 from asr.settings import GROUP, POSITIVE, TEXT, TEXTS, WHOLE_FROM_0, Rules, check
+from asr.training import checkpoint
+from asr.training.checkpoint import from_checkpoint
+from asr.training.evaluation import score_parts
 
 RULES: Rules = {
     GROUP: "data",
@@ -47,9 +51,9 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     evaluations = score_parts(recognizer, compute, parts, config.eval_seconds, config.workers)
     directory = Path(config.output_dir)
     for part, evaluation in evaluations.items():
-        artifacts.write_table(artifacts.error_rows(evaluation.scored), directory / "errors" / f"{part}.tsv")
+        write_table(error_rows(evaluation.scored), directory / "errors" / f"{part}.tsv")
     results = {part: evaluation.rates for part, evaluation in evaluations.items()}
-    artifacts.write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
+    write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
     return results
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from asr.build import Data, Session
-from asr.cli import Job
+from asr.config.build import Session
+from asr.config.naming import Job
 from asr.console import PartPlan
-from asr.corpus import drops
-from asr.model import count_parameters
+from asr.corpora.parts import Data
+from asr.corpora.selection import drops
+from asr.models.deep_speech2 import count_parameters
 
 
 def plan_parts(data: Data) -> list[PartPlan]:

@@ -16,11 +16,11 @@ from rich.table import Table
 
 from asr.cli import entry_point
 from asr.console import console
-from asr.download import ensure_part
+from asr.corpora.download import ensure_part
+from asr.corpora.manifest import PartSummary, index_part
+from asr.corpora.synthetic.corpus import make_corpus
 from asr.errors import InputError
-from asr.index import PartSummary, index_part
 from asr.settings import GROUP, TEXT, TEXTS, WHOLE_FROM_0, WHOLE_FROM_1, check, one_of
-from asr.synthetic import make_corpus
 
 RULES = {TEXT: "root manifests", TEXTS: "parts", WHOLE_FROM_1: "jobs?", one_of(True, False): "verify_audio"}
 RULES_TO_DOWNLOAD = {TEXT: "base_url archives", one_of(True, False): "download keep_archives"}

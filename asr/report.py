@@ -23,7 +23,7 @@ from asr.reporting.tables import commands_and_versions, cost, examples, opening,
 from asr.reporting.tracked import KIND_TAG, LeftOut, RunStore, StoredRun
 from asr.reporting.verdicts import answer_all, findings_and_hypotheses, overview
 from asr.settings import GROUP, TEXT, WHOLE_FROM_0, WHOLE_FROM_1, check
-from asr.tracking import open_run
+from asr.tracking.sender import open_run
 
 TITLE = "Recurrent CTC recognisers: what was run and what it shows"
 

@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from asr.build import Session, build_session
-from asr.cli import Job, current_job, entry_point
+from asr.cli import entry_point
+from asr.config.build import Session, build_session
+from asr.config.naming import Job, current_job
 from asr.console import console, print_plan, print_whereabouts
 from asr.errors import InputError, mask
 from asr.plan import plan_facts, plan_parts
@@ -41,7 +42,7 @@ from asr.searching.trial import BASELINE, METRICS, train_command, train_trial
 from asr.searching.worker import Worker, count_states, to_do
 from asr.settings import GROUP, TEXT, check, one_of
 from asr.sweep import parent_tags
-from asr.tracking import Run, open_run
+from asr.tracking.sender import Run, open_run
 from asr.train import GROUPS
 
 # Of the study's own settings: those that decide which trials it makes. The others may change while it runs.

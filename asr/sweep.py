@@ -14,13 +14,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from asr.build import RULES
-from asr.cli import fail_alike, run_name
-from asr.distributed import is_main_process, processes
+from asr.cli import fail_alike
+from asr.config.build import RULES
+from asr.config.naming import run_name
 from asr.errors import InputError
-from asr.journal import JOURNAL
 from asr.settings import check
-from asr.tracking import find_experiment, open_run
+from asr.tracking.journal import JOURNAL
+from asr.tracking.sender import find_experiment, open_run
+from asr.training.distributed import is_main_process, processes
 
 log = logging.getLogger(__name__)
 PARENT = "ASR_PARENT_RUN"

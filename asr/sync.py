@@ -16,9 +16,9 @@ from rich.table import Table
 from asr.cli import entry_point
 from asr.console import console
 from asr.errors import InputError
-from asr.journal import JOURNAL, BusyError, Cursor, Journal
 from asr.settings import GROUP, TEXT, check
-from asr.tracking import Sender, UnreachableError, absolute, require_database
+from asr.tracking.journal import JOURNAL, BusyError, Cursor, Journal
+from asr.tracking.sender import Sender, UnreachableError, absolute, require_database
 
 
 class Synced(NamedTuple):

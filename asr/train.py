@@ -16,27 +16,32 @@ from lhotse import CutSet
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from asr import artifacts, checkpoint
-from asr.batching import Position, Share
-from asr.build import Session, build_session, score_parts
-from asr.checkpoint import TrainState
-from asr.cli import EXECUTION_KEYS, Job, current_job, entry_point
+from asr.artifacts import augmentation
+from asr.artifacts.error_table import error_rows
+from asr.cli import entry_point
+from asr.config.build import Session, build_session
+from asr.config.naming import EXECUTION_KEYS, Job, current_job
 from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
-from asr.dataset import UtteranceDataset, evaluation_batches, training_batches
-from asr.distributed import ALONE, World, join
+from asr.data.batches import Position, Share
+from asr.data.dataset import UtteranceDataset
+from asr.data.loader import evaluation_batches, training_batches
 from asr.errors import DivergedError, InputError
-from asr.fit import fit
-from asr.guard import Guard
-from asr.interrupt import Interrupted, deferred
-from asr.journal import Journal, has_finished
-from asr.loop import Evaluation
+from asr.files import write_json
 from asr.metrics import ErrorRates
 from asr.plan import plan_facts, plan_parts, plan_record
-from asr.rehearsal import is_wanted, longest_batch, parallel, rehearse
 from asr.settings import differences
 from asr.sweep import parent_tags
-from asr.tracking import Run, open_run, send_pending
-from asr.watch import Watch
+from asr.tracking.journal import Journal, has_finished
+from asr.tracking.sender import Run, open_run, send_pending
+from asr.training import checkpoint
+from asr.training.distributed import ALONE, World, join
+from asr.training.evaluation import Evaluation, score_parts
+from asr.training.fit import fit
+from asr.training.guard import Guard
+from asr.training.memory_check import is_wanted, longest_batch, parallel, rehearse
+from asr.training.signals import Interrupted, deferred
+from asr.training.state import TrainState
+from asr.training.watch import Watch
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "sweep")
 
@@ -154,8 +159,8 @@ def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str
 
     It writes config.json and plan.json into the journal's directory first.
     """
-    artifacts.write_json(plain, journal.directory / "config.json")
-    plan = artifacts.write_json(plan_record(config, session, job), journal.directory / "plan.json")
+    write_json(plain, journal.directory / "config.json")
+    plan = write_json(plan_record(config, session, job), journal.directory / "plan.json")
     settings = config.tracking
     tracked = open_run(
         journal,
@@ -211,7 +216,7 @@ def train(state: TrainState, session: Session, config: DictConfig, plain: dict[s
 def log_augmentation(dataset: UtteranceDataset, cuts: CutSet, directory: Path, tracked: Run | None) -> None:
     """An utterance before and after each transform, in the directory and in MLflow."""
     if tracked and dataset.augment and dataset.augment.transforms:
-        for path in artifacts.write_augmentation(dataset, cuts, directory / "augmentation"):
+        for path in augmentation.write_augmentation(dataset, cuts, directory / "augmentation"):
             tracked.log_file(path, "augmentation")
 
 
@@ -251,12 +256,12 @@ def take_best(state: TrainState, best: Path, monitor: str) -> int:
 def write_results(evaluations: dict[str, Evaluation], results: dict[str, ErrorRates], state: TrainState, step: int,
                   directory: Path, tracked: Run) -> None:  # fmt: skip
     """results.json, error tables and curves, in the directory and in MLflow."""
-    from asr.pictures import learning_curves  # matplotlib takes half a second to import, and a plan needs none of it
+    from asr.artifacts.plots import learning_curves
 
     for part, evaluation in evaluations.items():
-        tracked.log_table(artifacts.error_rows(evaluation.scored), f"errors/{part}")
+        tracked.log_table(error_rows(evaluation.scored), f"errors/{part}")
         tracked.log_metrics({f"{part}/{name}": v for name, v in evaluation.as_metrics().items()}, step)
-    artifacts.write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
+    write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
     curves = directory / "learning_curves.png"
     learning_curves(state.history).savefig(curves)
     for path in (directory / "results.json", directory / "history.jsonl", curves):

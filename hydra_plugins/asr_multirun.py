@@ -17,8 +17,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from asr.interrupt import LAUNCHER, StopRequest, deferred, stop_at_once_on_sigterm
 from asr.sweep import parent_run
+from asr.training.signals import LAUNCHER, StopRequest, deferred, stop_at_once_on_sigterm
 
 
 class Multirun(BasicSweeper):

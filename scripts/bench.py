@@ -17,7 +17,8 @@ from benchmarks import Figure, data, decoding, scale, start, training
 from rich.console import Console
 from rich.table import Table
 
-from asr.provenance import code_version, package_versions, processor
+from asr.tracking.provenance import code_version, package_versions
+from asr.training.compute import processor
 
 FOLDER = Path("outputs/bench")
 PARTS = ("train", "data", "start", "decode", "scale")

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from asr import checkpoint
-from asr.journal import JOURNAL, read
+from asr.tracking.journal import JOURNAL, read
+from asr.training import checkpoint
 
 FOLDER = Path("outputs/kill_test")
 SETTINGS = ("experiment=quickstart", "model.conv_channels=4", "model.gru_layers=2", "model.gru_size=64", "epochs=3",

@@ -1,5 +1,6 @@
 """What several tests need: a corpus in which every letter is a tone (small, learnable), and servers on loopback."""
 
+import math
 import os
 import signal
 import socket
@@ -24,8 +25,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from asr import cli
-from asr.index import index_part
+from asr.config.naming import Job
+from asr.corpora.manifest import index_part
+from asr.training import checkpoint
 
+ROOT = Path(__file__).resolve().parents[1]
 RATE = 16000
 PARTS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -45,6 +49,16 @@ SMALL = [  # a model and features that train in seconds
     "workers=0",
     "tracking.system_metrics_seconds=null",
 ]
+
+
+CHOICES = {
+    "model": "ds2_tiny",
+    "data": "clean",
+    "augment": "none",
+    "optimizer": "adamw",
+    "scheduler": "one_cycle",
+    "experiment": "",
+}
 
 
 def tones(text, rng):
@@ -85,6 +99,41 @@ def compose_small(corpus, folder, *overrides, name="train", small=True):
         common.append(f"tracking.uri=sqlite:///{folder / 'mlflow.db'}")
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         return compose(name, overrides=[*common, *(SMALL if small else []), *overrides])
+
+
+def timeless(record):
+    """What of a record does not depend on the clock."""
+    return {key: value for key, value in record.items() if "wall_" not in key and "per_second" not in key}
+
+
+def content(path):
+    """Of a checkpoint: all tensors and numbers but those of the clock, and the directory's name."""
+    saved = checkpoint.load(path)
+    saved.config.pop("output_dir")
+    saved.history = [timeless(record) for record in saved.history]
+    saved.progress["this_epoch"] = timeless(saved.progress["this_epoch"])
+    return vars(saved)
+
+
+def same(one, other, where=""):
+    """Asserts that two nested structures are equal, tensors bit for bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            same(*pair, f"{where}.{number}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other or (math.isnan(one) and math.isnan(other)), where
+
+
+def job(name="small", *overrides, **choices):
+    return Job(name, CHOICES | choices, list(overrides), " ".join(["python -m asr.train", *overrides]))
 
 
 def forked(action: Callable[[], object]) -> int:

@@ -1,16 +1,16 @@
 """The benchmark's yardstick is the same network, and its operations are counted right."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
-from asr.build import build_recognizer
-from asr.model import count_parameters
+from asr.config.build import build_recognizer
+from asr.models.deep_speech2 import count_parameters
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.append(str(ROOT / "scripts"))
 from benchmarks import composed
 from benchmarks.reference import PublishedDeepSpeech2
 from benchmarks.training import flop, lengths, made_up_batch

@@ -9,8 +9,8 @@ from conftest import SMALL
 from mlflow import MlflowClient
 
 from asr import evaluate, prepare, report, search, sync, train
-from asr.cli import run_name
-from asr.journal import read
+from asr.config.naming import run_name
+from asr.tracking.journal import read
 
 ENTRY_POINTS = {
     "train": train.main,

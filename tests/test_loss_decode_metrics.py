@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from asr.decode import greedy
-from asr.loss import alignable, ctc_losses
+from asr.data.text import Alphabet, frames_needed
+from asr.decoding.greedy import greedy
 from asr.metrics import ErrorRates, score
-from asr.text import Alphabet, frames_needed
+from asr.models.ctc import alignable, ctc_losses
 
 LETTERS = Alphabet(" ab")
 

@@ -9,30 +9,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import compose_small, write_part
+from conftest import CHOICES, compose_small, job, write_part
 from lhotse import CutSet
 from mlflow import MlflowClient
 
-from asr import checkpoint, evaluate
-from asr.build import build_session
-from asr.cli import Job
+from asr import evaluate
+from asr.config.build import build_session
+from asr.corpora.manifest import index_part
 from asr.errors import InputError
-from asr.index import index_part
-from asr.journal import Journal
+from asr.tracking.journal import Journal
 from asr.train import run
-
-CHOICES = {
-    "model": "ds2_tiny",
-    "data": "clean",
-    "augment": "none",
-    "optimizer": "adamw",
-    "scheduler": "one_cycle",
-    "experiment": "",
-}
-
-
-def job(name="small", *overrides, **choices):
-    return Job(name, CHOICES | choices, list(overrides), " ".join(["python -m asr.train", *overrides]))
+from asr.training import checkpoint
 
 
 @dataclass(frozen=True)

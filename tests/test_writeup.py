@@ -19,11 +19,12 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
 from torchaudio.transforms import FrequencyMasking, MelSpectrogram, TimeMasking
 
-from asr import build, cli
-from asr.augment import AddGaussianNoise, Augment, Sometimes
-from asr.build import Recognizer, build_data, build_optimizer, build_recognizer, make
-from asr.model import DeepSpeech2, count_parameters
-from asr.text import BLANK
+from asr import cli
+from asr.config.build import Recognizer, build_data, build_optimizer, build_recognizer, make
+from asr.corpora import parts as corpora_parts
+from asr.data.augment import AddGaussianNoise, Augment, Sometimes
+from asr.data.text import BLANK
+from asr.models.deep_speech2 import DeepSpeech2, count_parameters
 
 Schedule = tuple[Optimizer, LRScheduler]
 
@@ -316,7 +317,7 @@ def test_training_utterances_of_20_seconds_or_200_characters_are_dropped(
             + [cut(f"{source} {id}", 19, "AB" * (n // 2) + "'" * 9 + "A" * (n % 2)) for id, n in words.items()]
         )
 
-    monkeypatch.setattr(build, "load_cuts", load)
+    monkeypatch.setattr(corpora_parts, "load_cuts", load)
     data = build_data(composed(name).data, small(name))
     for part, selection in data.train.items():
         assert [c.id for c in selection.kept] == [f"{part} shorter", f"{part} 199 characters"]

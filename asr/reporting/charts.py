@@ -7,7 +7,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from asr.pictures import new_figure
+from asr.artifacts.plots import new_figure
 
 COLOURS = {  # by experiment, the same in all pictures
     "exp1": "#d1662b",

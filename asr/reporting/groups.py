@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import NamedTuple
 
-from asr.cli import EXECUTION_KEYS
+from asr.config.naming import EXECUTION_KEYS
 from asr.reporting.published import librispeech
 from asr.reporting.tracked import StoredRun
 from asr.settings import differences, within

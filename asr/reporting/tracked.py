@@ -9,7 +9,7 @@ from typing import Any
 from asr.console import PartPlan
 from asr.errors import first_line
 from asr.metrics import ErrorRates, Scored, score
-from asr.tracking import find_experiment
+from asr.tracking.sender import find_experiment
 
 KIND_TAG = "kind"  # of runs that are no training: the parent of a sweep, a report
 

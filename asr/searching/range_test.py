@@ -15,21 +15,21 @@ from optuna.distributions import FloatDistribution
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from asr.artifacts import write_table
-from asr.batching import WHOLE, Position
-from asr.build import Session, build_session
-from asr.cli import Job
+from asr.artifacts.plots import DEV, OTHER, TRAIN, new_figure
+from asr.config.build import Session, build_session
+from asr.config.naming import Job
 from asr.console import console, print_facts, print_plan, print_whereabouts, progress_bar
-from asr.dataset import training_batches
+from asr.data.batches import WHOLE, Position
+from asr.data.loader import training_batches
 from asr.errors import InputError
-from asr.pictures import DEV, OTHER, TRAIN, new_figure
+from asr.files import write_table
 from asr.plan import plan_facts, plan_parts
 from asr.searching.space import Space, space_facts, trial_settings, with_settings
 from asr.searching.trial import train_command
 from asr.settings import WHOLE_FROM_1, Rule, check
-from asr.step import read, train_step
 from asr.sweep import parent_tags
-from asr.tracking import open_run
+from asr.tracking.sender import open_run
+from asr.training.step import read, train_step
 
 BELOW_1 = Rule("from 0 to below 1", lambda value: type(value) in (int, float) and 0 <= value < 1)
 ABOVE_1 = Rule("a number above 1", lambda value: type(value) in (int, float) and value > 1)

@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 from rich.text import Text
 
-from asr.artifacts import write_table
 from asr.console import console, print_table
 from asr.errors import first_line
+from asr.files import write_table
 from asr.searching.space import show_setting
 from asr.searching.study import by_place
 from asr.searching.trial import BASELINE, EPOCHS, LAST_VALUE, REASON, RUN_ID, SECONDS

@@ -10,7 +10,8 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from asr.cli import EXECUTION_KEYS, identity, no_such_setting
+from asr.cli import no_such_setting
+from asr.config.naming import EXECUTION_KEYS, identity
 from asr.errors import InputError, first_line
 from asr.settings import within
 

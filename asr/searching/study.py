@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from asr.cli import EXECUTION_KEYS
+from asr.config.naming import EXECUTION_KEYS
 from asr.errors import InputError, first_line, mask
 from asr.settings import WHOLE_FROM_0, WHOLE_FROM_1, Rules, differences, one_of
 

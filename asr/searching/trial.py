@@ -10,16 +10,17 @@ from typing import Any
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
-from asr.build import build_session
-from asr.checkpoint import TrainState
-from asr.cli import Job
+from asr.config.build import build_session
+from asr.config.naming import Job
 from asr.console import console
 from asr.errors import DivergedError
-from asr.journal import Journal
-from asr.loop import EpochSummary, Evaluation
 from asr.searching.space import Space, show_setting, train_overrides, trial_settings, with_settings
-from asr.tracking import Run
+from asr.tracking.journal import Journal
+from asr.tracking.sender import Run
 from asr.train import open_tracked, restore, train
+from asr.training.evaluation import Evaluation
+from asr.training.loop import EpochSummary
+from asr.training.state import TrainState
 
 METRICS = (  # the numbers of asr.train.epoch_record
     *(f"dev_{name}" for name in Evaluation(0.0, 0, [], 0.0, 0.0).as_metrics()),

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from asr.audio import load_audio
-from asr.augment import seeded
-from asr.batching import Position
-from asr.build import Session, build_session
-from asr.dataset import UtteranceDataset, collate, training_batches
-from asr.step import train_step
+from asr.config.build import Session, build_session
+from asr.data.audio import load_audio
+from asr.data.augment import seeded
+from asr.data.batches import Position
+from asr.data.dataset import UtteranceDataset, collate
+from asr.data.loader import training_batches
+from asr.training.step import train_step
 from benchmarks import Figure, composed
 
 UTTERANCES = 200

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from lhotse import CutSet
 
-from asr.build import build_session, score_parts
+from asr.config.build import build_session
+from asr.training.evaluation import score_parts
 from benchmarks import Figure, composed
 
 UTTERANCES = 128

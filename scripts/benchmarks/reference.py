@@ -1,13 +1,14 @@
 """The yardstick: the same network in the published manner, written for the benchmark and used nowhere else.
 
 Pictures are laid out (batch, channel, time, frequency), nothing is masked, GRUs are torch's bidirectional ones over
-padded batches of random utterances. It has the sizes of `asr.model.DeepSpeech2`, and the same number of parameters.
+padded batches of random utterances. It has the sizes of DeepSpeech2 (asr/models/deep_speech2.py), and the
+same number of parameters.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.model import DeepSpeech2
+from asr.models.deep_speech2 import DeepSpeech2
 
 
 class PublishedDeepSpeech2(nn.Module):

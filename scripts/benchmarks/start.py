@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from asr.index import index_part
+from asr.corpora.manifest import index_part
 from benchmarks import Figure
 
 RATE = 16_000

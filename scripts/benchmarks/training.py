@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.batching import Position
-from asr.build import Recognizer, build_compute, build_optimizer, build_recognizer
-from asr.dataset import Batch
-from asr.memory import keep_freed_memory
-from asr.model import DeepSpeech2
-from asr.step import train_step
+from asr.config.build import Recognizer, build_compute, build_optimizer, build_recognizer
+from asr.data.batches import Position
+from asr.data.dataset import Batch
+from asr.models.deep_speech2 import DeepSpeech2
+from asr.training.memory import keep_freed_memory
+from asr.training.step import train_step
 from benchmarks import Figure, composed, free_port
 from benchmarks.reference import PublishedDeepSpeech2
 

@@ -1,0 +1,1 @@
+"""Pictures, sounds and tables of a run, for people."""

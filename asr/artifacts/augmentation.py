@@ -1,0 +1,114 @@
+"""The files that a run leaves in its directory, for people: error tables, pictures, sound."""
+
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from copy import copy
+from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from lhotse.cut import Cut
+from torch import Tensor
+
+from asr.data.audio import UnreadableError
+from asr.data.augment import Augment, Sometimes
+from asr.data.dataset import UtteranceDataset
+from asr.training.signals import SIGNALS, stop_without
+
+PCM_PEAK = 0.99  # augmentation may exceed full scale; the file is scaled down rather than clipped
+
+
+def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> list[Path]:
+    """The first readable utterance before and after: all of its augmentation, and each transform on its own.
+
+    Many transforms come with a small probability. So all of them are shown as they come in the pass of the first ten
+    that changes the utterance most, and each on its own as if it always came.
+
+    Another process does it, and what pictures take of memory, 90 MB, goes back with it.
+
+    returns: before.wav, all.png and all.wav, NUMBER_NAME.png of each transform and, if it changes the wave, .wav
+    raises:  OSError as that process had it, such as for a full disk; RuntimeError if it fails otherwise, and says why
+    """
+    context = get_context("fork")
+    errors = context.SimpleQueue()
+    process = context.Process(target=_draw_apart, args=(errors, dataset, cuts, folder), daemon=True)
+    process.start()
+    process.join()
+    if not errors.empty():
+        raise errors.get()
+    if process.exitcode:
+        raise RuntimeError(f"{folder}: the process that draws it ended with {process.exitcode}, see above")
+    return sorted(folder.glob("*"))
+
+
+def _draw_apart(errors: SimpleQueue, dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
+    for received in SIGNALS:  # their handlers are those of a training
+        signal.signal(received, signal.SIG_DFL)
+    stop_without(os.getppid())
+    torch.set_num_threads(1)  # a fork has none of the others
+    try:
+        _draw_augmentation(dataset, cuts, folder)
+    except OSError as error:
+        errors.put(error)
+
+
+def _draw_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
+    from asr.artifacts.plots import spectrogram_pair
+
+    original = replace(dataset, augment=None)
+    for cut in cuts:
+        with suppress(UnreadableError):  # the training says so when it comes to it
+            clean = original.utterance(cut, 0).features
+            break
+    else:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    number = max(range(10), key=lambda n: _change(clean, dataset.utterance(cut, n).features))
+    frame_seconds = dataset.features.hop_samples / dataset.features.sample_rate
+    _write_wave(original.waveform(cut, 0), dataset, folder / "before.wav")
+    assert dataset.augment is not None
+    for name, augment in {"all": dataset.augment, **_one_by_one(dataset.augment)}.items():
+        changed = replace(dataset, augment=augment)
+        title = f"{cut.id}, before and after {'augmentation' if name == 'all' else name}"
+        after = changed.utterance(cut, number).features
+        pair = spectrogram_pair(clean.T.numpy(), after.T.numpy(), frame_seconds, title)
+        pair.savefig(folder / f"{name}.png")
+        if augment.speed or augment.wave:
+            _write_wave(changed.waveform(cut, number), dataset, folder / f"{name}.wav")
+
+
+def _one_by_one(augment: Augment) -> dict[str, Augment]:
+    """Each transform alone and, if it has a probability, certain."""
+
+    def certain(transform: Any) -> Any:
+        always = copy(transform)
+        if hasattr(always, "p"):
+            always.p = 1.0
+        return always
+
+    def kind(transform: object) -> str:
+        return type(transform.transform if isinstance(transform, Sometimes) else transform).__name__
+
+    alone = [
+        *(Augment(speed=certain(speed)) for speed in filter(None, [augment.speed])),
+        *(Augment(wave=[certain(transform)]) for transform in augment.wave),
+        *(Augment(spectrogram=[certain(transform)]) for transform in augment.spectrogram),
+    ]
+    return {f"{number}_{kind(one.transforms[0])}": one for number, one in enumerate(alone, start=1)}
+
+
+def _write_wave(samples: np.ndarray, dataset: UtteranceDataset, path: Path) -> None:
+    peak = max(PCM_PEAK, float(np.abs(samples).max()))
+    soundfile.write(path, samples * (PCM_PEAK / peak), dataset.features.sample_rate)
+
+
+def _change(before: Tensor, after: Tensor) -> float:
+    frames = min(len(before), len(after))
+    return float((before[:frames] - after[:frames]).abs().mean())

@@ -1,0 +1,67 @@
+"""The parts of a corpus that a run trains on, chooses by and is tested on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lhotse import CutSet
+from omegaconf import DictConfig
+
+from asr.corpora.cuts import load_cuts
+from asr.corpora.selection import Selection
+from asr.errors import InputError
+
+
+@dataclass(frozen=True)
+class Data:
+    """The cuts of a run by role; each test part is scored on its own."""
+
+    train: dict[str, Selection]
+    dev: dict[str, Selection]
+    test: dict[str, Selection]
+
+    def roles(self) -> dict[str, dict[str, Selection]]:
+        """By role, in the order in which people think of them."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}
+
+    def training_cuts(self) -> CutSet:
+        """All training parts, one after the other."""
+        return _joined(self.train)
+
+    def dev_cuts(self) -> CutSet:
+        """All dev parts, one after the other."""
+        return _joined(self.dev)
+
+
+def _joined(parts: dict[str, Selection]) -> CutSet:
+    return CutSet.from_cuts(cut for selection in parts.values() for cut in selection.kept)
+
+
+def load_parts(
+    config: DictConfig, sources: Sequence[str], choose: Callable[[CutSet], Selection] = Selection.of_all
+) -> dict[str, Selection]:
+    """What is chosen of each source's cuts, by the part's name or the file's (without folder and suffixes)."""
+    parts: dict[str, Selection] = {}
+    for source in sources:
+        name = Path(source).name.split(".")[0]
+        if name in parts:
+            raise InputError(
+                f"{list(sources)}: {name} stands twice; name each part once, and give each file its own name"
+            )
+        # One source after the other, so that what falls of one makes room for the next.
+        parts[name] = choose(load_cuts(source, Path(config.root), Path(config.manifests)))
+    return parts
+
+
+def _refuse_two_roles(data: Data) -> None:
+    seen: dict[str, str] = {}
+    for role, parts in data.roles().items():
+        for source, selection in parts.items():
+            place = f"{role} ({source})"
+            for cut in selection.kept:
+                if cut.id in seen:
+                    raise InputError(
+                        f"{cut.id} stands in {seen[cut.id]} and in {place}: an utterance may have one role only, else "
+                        "the scores mean nothing; take one of the parts out"
+                    )
+                seen[cut.id] = place

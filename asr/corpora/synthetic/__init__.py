@@ -1,0 +1,1 @@
+"""A corpus spoken by eSpeak NG."""

@@ -1,0 +1,1 @@
+"""From an utterance on the disk to a batch."""

@@ -1,0 +1,18 @@
+"""From log-probabilities to text."""
+
+import torch
+from torch import Tensor
+
+from asr.data.text import BLANK, Alphabet
+
+
+def greedy(log_probs: Tensor, lengths: Tensor, alphabet: Alphabet) -> list[str]:
+    """The best symbol of every frame, repeats merged, blanks dropped.
+
+    log_probs: (B, T, V); lengths: (B,) valid frames; returns B texts
+    """
+    texts = []
+    for best, length in zip(log_probs.argmax(-1).cpu(), lengths.tolist(), strict=True):
+        merged = torch.unique_consecutive(best[:length])
+        texts.append(alphabet.decode(merged[merged != BLANK].tolist()))
+    return texts

@@ -1,0 +1,1 @@
+"""Models: from a batch to log-probabilities and CTC's loss."""

@@ -1,0 +1,1 @@
+"""What a run logs: its journal, and from there to MLflow."""

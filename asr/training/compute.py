@@ -1,0 +1,50 @@
+"""Where, how precisely and with whom a model runs."""
+
+import platform
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from asr.training.distributed import ALONE, World
+
+
+def processor() -> str:
+    """The CPU's name."""
+    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere platform knows
+    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where, how precisely and with whom the model runs: bf16 is autocast, with the loss in float32."""
+
+    device: torch.device
+    bf16: bool
+    world: World = ALONE
+
+    @property
+    def pin_memory(self) -> bool:
+        """Whether batches go to the device faster from page-locked memory."""
+        return self.device.type == "cuda"
+
+    def read_every(self, log_every: int) -> int:
+        """Steps after which their results are read. On CUDA the host would wait for the device at each."""
+        return log_every if self.device.type == "cuda" else 1
+
+    def describe(self) -> str:
+        """The device and the precision, as people name them."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            threads = torch.get_num_threads()
+            name = f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
+        processes = f", {self.world.size} processes" if self.world.size > 1 else ""
+        return f"{self.device} ({name}), {'bf16' if self.bf16 else 'float32'}{processes}"
+
+    def autocast(self) -> AbstractContextManager:
+        """The context of every forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)

@@ -1,0 +1,101 @@
+"""Scoring a model: loss, transcripts and their errors."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from lhotse import CutSet
+from torch import nn
+
+from asr.data.batches import Position, Share
+from asr.data.dataset import Batch
+from asr.data.loader import evaluation_batches
+from asr.data.text import Alphabet
+from asr.decoding.greedy import greedy
+from asr.metrics import ErrorRates, Scored, score
+from asr.models.ctc import alignable
+from asr.models.recognizer import Recognizer
+from asr.training.compute import Compute
+from asr.training.memory import EVALUATION_SETTINGS, out_of_memory_explained
+from asr.training.step import batch_losses
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: mean over utterances, nats a symbol; unalignable: utterances that CTC cannot align, which count 0 in it."""
+
+    loss: float
+    unalignable: int
+    scored: list[Scored]
+    audio_seconds: float
+    wall_seconds: float
+
+    @cached_property
+    def rates(self) -> ErrorRates:
+        """Word and character errors over all utterances."""
+        return ErrorRates.of(self.scored)
+
+    def as_metrics(self) -> dict[str, float]:
+        """Flat names, as they are logged."""
+        return {"loss": self.loss, **self.rates.as_metrics()}
+
+
+class BatchScores(NamedTuple):
+    """What an evaluation learns of a batch. losses: of each utterance; unalignable: as in Evaluation."""
+
+    position: Position
+    losses: list[float]
+    unalignable: int
+    scored: list[Scored]
+    audio_seconds: float
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch], alphabet: Alphabet, compute: Compute) -> Evaluation:
+    """Loss and greedy transcripts of every utterance, in eval mode, which the model is left in.
+
+    batches: the share of this process; the evaluation is of all of them, and the same in every process
+    """
+    model.eval()
+    start = time.perf_counter()
+    own = compute.world.together(lambda: [score_batch(model, batch, alphabet, compute) for batch in batches])
+    scores = sorted(chain(*compute.world.gather(own)), key=lambda one: one.position)
+    losses = [loss for one in scores for loss in one.losses]
+    return Evaluation(
+        loss=sum(losses) / max(1, len(losses)),
+        unalignable=sum(one.unalignable for one in scores),
+        scored=[utterance for one in scores for utterance in one.scored],
+        audio_seconds=sum(one.audio_seconds for one in scores),
+        wall_seconds=time.perf_counter() - start,
+    )
+
+
+@torch.inference_mode()
+def score_batch(model: nn.Module, batch: Batch, alphabet: Alphabet, compute: Compute) -> BatchScores:
+    """Of a model in eval mode."""
+    with out_of_memory_explained(batch, compute.device, compute.bf16, settings=EVALUATION_SETTINGS):
+        losses, (log_probs, lengths) = batch_losses(model, batch, compute)
+    unalignable = int((~alignable(lengths, batch.targets, batch.target_lengths)).sum())
+    texts = greedy(log_probs, lengths, alphabet)
+    scored = [score(*one) for one in zip(batch.ids, batch.references, texts, strict=True)]
+    return BatchScores(batch.position, losses.tolist(), unalignable, scored, batch.seconds)
+
+
+def score_parts(
+    recognizer: Recognizer, compute: Compute, parts: Mapping[str, CutSet], eval_seconds: float, workers: int
+) -> dict[str, Evaluation]:
+    """Greedy transcripts and their errors, part by part."""
+    dataset = recognizer.dataset(augment=None, seed=0)
+    share = Share(compute.world.rank, compute.world.size, pieces=1)
+    return {
+        part: evaluate(
+            recognizer.model,
+            evaluation_batches(dataset, cuts, eval_seconds, workers, compute.pin_memory, share),
+            recognizer.alphabet,
+            compute,
+        )
+        for part, cuts in parts.items()
+    }

@@ -1,0 +1,114 @@
+"""How memory is kept, and what a user is told when a batch does not fit into it."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from asr.errors import InputError, mask
+
+if TYPE_CHECKING:  # every command explains lost memory, and few need the data's packages
+    from asr.data.dataset import Batch
+
+# What torch says of it without a type of its own: on a CPU, on MPS, and where cuDNN or cuBLAS asked for the memory.
+MESSAGES = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+TRAINING_SETTINGS = "batch.utterances (batch.seconds where batches are of like length) or data.max_seconds"
+EVALUATION_SETTINGS = "batch.eval_seconds (eval_seconds of asr.evaluate)"
+
+
+@contextmanager
+def out_of_memory_explained(
+    batch: Batch, device: torch.device, bf16: bool, what: str = "a batch", settings: str = TRAINING_SETTINGS
+) -> Iterator[None]:
+    """Inside, running out of memory is an InputError that describes the batch; every other error stays as it is.
+
+    device, bf16: where and how precisely the model runs
+    what:     the batch, as the message calls it
+    settings: those that make a batch smaller
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = f"Lower {settings}"
+        if not bf16 and device.type != "cpu":
+            advice += ", or set precision=bf16"
+        raise InputError(
+            f"{what} does not fit into the memory of {device}: {describe(batch)}. {held(device)}. {advice}"
+        ) from error
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep what tensors gave back, for the next ones: new pages for each cost a training up to a sixth.
+
+    The process then holds the most that it ever needed. Other C libraries are left as they are.
+    source: mallopt(3)
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_max = -1, -4
+        library.mallopt(mmap_max, 0)
+        library.mallopt(trim_threshold, 2**31 - 1)
+
+
+def limit_memory() -> None:
+    """Let this process take no more memory than is free now, so that an absurd setting fails it, and not the machine.
+
+    A limit that the user has set stays. Where there is CUDA nothing is limited, since its driver reserves more
+    addresses than there is memory.
+    source: setrlimit(2), RLIMIT_DATA
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if sys.platform == "linux" and soft == resource.RLIM_INFINITY and not torch.cuda.is_available():
+        free = psutil.virtual_memory().available + psutil.Process().memory_info().data
+        resource.setrlimit(resource.RLIMIT_DATA, (free, hard))
+
+
+def explain_lost_memory(error: Exception) -> str:
+    """What to tell a user whose process, or one that reads data for it, has run out of memory; "" if it is not that."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    way_out = (
+        "Lower the batch (batch.utterances or batch.seconds, data.max_seconds), the model, the number of workers or "
+        "the size of the features; the same command resumes from its last checkpoint"
+    )
+    if lines[0].startswith("DataLoader worker"):  # torch's words for one that has died
+        return f"a process that reads data has died ({lines[0].strip(' .')}), as when memory runs out. {way_out}"
+    if not is_out_of_memory(error):
+        return ""
+    cpu = torch.device("cpu")
+    return f"the memory does not suffice ({mask(lines[-1])}). {held(cpu)}. {way_out}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether that is what a library's exception means."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(message in str(error) for message in MESSAGES)
+
+
+def describe(batch: Batch) -> str:
+    """Its utterances, and the seconds of the longest and of all with padding, reckoned from its share of padding."""
+    count = len(batch.ids)
+    padded = batch.seconds / (1 - batch.padding_share)
+    ids = ", ".join(batch.ids[:3]) + (", ..." if count > 3 else "")
+    utterances = "1 utterance" if count == 1 else f"{count} utterances"
+    return f"{utterances} ({ids}), the longest of {padded / count:.1f} s, {padded:.0f} s in all with padding"
+
+
+def held(device: torch.device) -> str:
+    """How much memory there is, and who has it."""
+    gib = 2**30
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        own = torch.cuda.memory_reserved(device)
+        return f"It has {total / gib:.1f} GiB: torch holds {own / gib:.1f}, {free / gib:.1f} are free"
+    memory = psutil.virtual_memory()  # of MPS too: it has no memory of its own
+    own = psutil.Process().memory_info().rss
+    total, free = memory.total, memory.available
+    return f"It has {total / gib:.1f} GiB: this process holds {own / gib:.1f}, {free / gib:.1f} are free"

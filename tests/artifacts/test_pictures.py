@@ -1,0 +1,108 @@
+"""What the pictures show, read back from the figures; the PNGs are made too, with every warning an error."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from asr.artifacts.plots import learning_curves, spectrogram_pair
+
+pytestmark = pytest.mark.filterwarnings("error")
+RANDOM = np.random.default_rng(0)
+
+
+def epoch_records(count: int) -> list[dict]:
+    return [
+        {"epoch": n, "train_loss": 3 / n, "dev_loss": 4 / n, "dev_wer": abs(n - 3) / 10 + 0.1, "dev_cer": 0.3 / n,
+         "learning_rate": 3e-4 / n}
+        for n in range(1, count + 1)
+    ]  # fmt: skip
+
+
+def saved_size(figure, path: Path) -> tuple[int, int]:
+    figure.savefig(path)
+    with Image.open(path) as image:
+        assert len(set(image.convert("L").tobytes())) > 10, "a blank picture"
+        return image.size
+
+
+def test_spectrograms_share_scale_and_seconds(tmp_path: Path) -> None:
+    before = RANDOM.normal(-5.0, 2.0, (128, 400))
+    after = before + 1.0
+    after[20:35] = -11.5
+    figure = spectrogram_pair(before, after, 0.0125, "1272-128104-0000")
+    upper, lower, bar = figure.axes
+    first, second = upper.images[0], lower.images[0]
+    assert first.get_clim() == second.get_clim()
+    assert tuple(first.get_extent()) == (0.0, 5.0, 0.0, 128.0)
+    assert first.get_clim()[0] > -11.5, "masks do not stretch the scale"
+    assert first.get_clim()[1] > np.percentile(before, 99.9), "nor does the louder of the two leave it"
+    assert (lower.get_xlabel(), upper.get_ylabel(), bar.get_ylabel()) == ("seconds", "mel bin", "log-mel energy")
+    assert np.array_equal(first.get_array(), before)
+    assert np.array_equal(second.get_array(), after)
+    assert saved_size(figure, tmp_path / "pair.png")[0] == 1200
+
+
+def test_spectrograms_of_different_length_keep_their_seconds(tmp_path: Path) -> None:
+    figure = spectrogram_pair(RANDOM.normal(size=(80, 300)), RANDOM.normal(size=(80, 200)), 0.01, "faster")
+    upper, lower, _ = figure.axes
+    assert upper.get_xlim() == lower.get_xlim() == (0.0, 3.0)
+    assert tuple(lower.images[0].get_extent()) == (0.0, 2.0, 0.0, 80.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -math.inf, math.nan])
+def test_silence_can_be_drawn(value: float, tmp_path: Path) -> None:
+    figure = spectrogram_pair(np.full((64, 50), value), np.full((64, 50), -11.5), 0.01, "silence")
+    assert saved_size(figure, tmp_path / "silence.png")[0] == 1200
+
+
+@pytest.mark.parametrize("shape", [(64, 50), (80,), (1, 80, 50)])
+def test_spectrograms_that_do_not_match_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="as many mel bins"):
+        spectrogram_pair(np.zeros((80, 50)), np.zeros(shape), 0.01, "wrong")
+
+
+def test_learning_curves_show_every_epoch(tmp_path: Path) -> None:
+    figure = learning_curves(epoch_records(6))
+    loss, errors, rate = figure.axes
+    assert {line.get_label(): list(line.get_ydata()) for line in loss.lines} == {
+        "train": [3 / n for n in range(1, 7)],
+        "dev": [4 / n for n in range(1, 7)],
+    }
+    assert list(errors.lines[0].get_xdata()) == [1, 2, 3, 4, 5, 6]
+    assert errors.lines[0].get_ydata() == pytest.approx([30, 20, 10, 20, 30, 40])
+    assert errors.get_title(loc="left").endswith("lowest WER 10.0 % in epoch 3")
+    assert list(rate.lines[0].get_ydata()) == [3e-4 / n for n in range(1, 7)]
+    assert saved_size(figure, tmp_path / "curves.png")[0] == 1200
+
+
+@pytest.mark.parametrize("count", [0, 1, 100])
+def test_learning_curves_of_any_length(count: int, tmp_path: Path) -> None:
+    assert saved_size(learning_curves(epoch_records(count)), tmp_path / "curves.png")[0] == 1200
+
+
+def test_what_is_missing_or_not_finite_is_a_gap(tmp_path: Path) -> None:
+    history = epoch_records(4)
+    history[0]["train_loss"] = math.inf
+    history[1]["train_loss"] = math.nan
+    del history[2]["dev_wer"]
+    history[3]["dev_wer"] = None
+    figure = learning_curves(history)
+    loss, errors, _ = figure.axes
+    assert np.isnan(loss.lines[0].get_ydata()).tolist() == [True, True, False, False]
+    assert np.isnan(errors.lines[0].get_ydata()).tolist() == [False, False, True, True]
+    assert errors.get_title(loc="left").endswith("lowest WER 20.0 % in epoch 2")
+    saved_size(figure, tmp_path / "gaps.png")
+
+
+def test_a_curve_that_is_never_finite_can_be_drawn(tmp_path: Path) -> None:
+    history = [record | {"train_loss": math.nan, "dev_wer": None} for record in epoch_records(3)]
+    assert saved_size(learning_curves(history), tmp_path / "nan.png")[0] == 1200
+
+
+def test_no_window_system_is_touched() -> None:
+    spectrogram_pair(np.zeros((8, 8)), np.zeros((8, 8)), 0.01, "plain figure")
+    assert "matplotlib.pyplot" not in sys.modules or sys.modules["matplotlib.pyplot"].get_fignums() == []

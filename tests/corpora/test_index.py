@@ -1,0 +1,235 @@
+"""Indexing a tree: every line and every file is kept or rejected with a reason; an index that fits is not redone."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet
+
+from asr.corpora import manifest
+from asr.corpora.manifest import PartSummary, index_part
+from asr.errors import InputError
+
+
+def write_audio(path: Path, seconds: float = 0.5, rate: int = 16_000, channels: int = 1, level: float = 0.1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(0).normal(0, level, (round(seconds * rate), channels))
+    soundfile.write(path, samples, rate)
+    return path
+
+
+def write_chapter(root: Path, speaker: int, texts: list[str], part: str = "dev-clean") -> Path:
+    """Chapter 1 of a speaker: utterances 0000, 0001, ... of half a second each, with these texts."""
+    folder = root / part / str(speaker) / "1"
+    for number in range(len(texts)):
+        write_audio(folder / f"{speaker}-1-{number:04d}.flac")
+    lines = [f"{speaker}-1-{number:04d} {text}\n" for number, text in enumerate(texts)]
+    (folder / f"{speaker}-1.trans.txt").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def add_line(folder: Path, line: bytes) -> None:
+    with next(folder.glob("*.trans.txt")).open("ab") as file:
+        file.write(line)
+
+
+def rejected(manifests: Path) -> dict[str, str]:
+    lines = (manifests / "dev-clean.rejected.jsonl").read_text().splitlines()
+    return {(record := json.loads(line))["id"]: record["reason"] for line in lines}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Speakers 7 and 8, with two utterances and one."""
+    write_chapter(tmp_path / "root", 8, ["GOOD NIGHT"])
+    write_chapter(tmp_path / "root", 7, ["HELLO", "WORLD ÉTÉ"])
+    return tmp_path / "root"
+
+
+def test_a_good_tree_becomes_cuts_in_the_order_of_their_ids(root: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    summary = index_part(root, "dev-clean", tmp_path / "cuts", 2, lambda *progress: told.append(progress))
+    assert summary == PartSummary("dev-clean", 3, 2, pytest.approx(1.5 / 3600), 0, 0, 2703)
+    assert summary.completeness == "incomplete: 3 of 2,703 utterances"
+    assert told[-1] == ("index", 2, 2)
+    cuts = list(CutSet.from_file(tmp_path / "cuts/dev-clean.jsonl.gz"))
+    assert [(cut.id, cut.supervisions[0].text, cut.supervisions[0].speaker) for cut in cuts] == [
+        ("7-1-0000", "HELLO", "7"),
+        ("7-1-0001", "WORLD ÉTÉ", "7"),
+        ("8-1-0000", "GOOD NIGHT", "8"),
+    ]
+    assert cuts[0].with_recording_path_prefix(root).load_audio().shape == (1, 8000)
+    assert sorted(path.name for path in (tmp_path / "cuts").iterdir()) == ["dev-clean.jsonl.gz", "dev-clean.stamp.json"]
+
+
+def test_a_part_of_ones_own_is_neither_complete_nor_incomplete(tmp_path: Path) -> None:
+    write_chapter(tmp_path, 1, ["A"], part="mine")
+    assert index_part(tmp_path, "mine", tmp_path, 1).completeness == ""
+
+
+def test_the_same_tree_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    for name, jobs in (("a", 1), ("b", 3)):
+        index_part(root, "dev-clean", tmp_path / name, jobs)
+    assert (tmp_path / "a/dev-clean.jsonl.gz").read_bytes() == (tmp_path / "b/dev-clean.jsonl.gz").read_bytes()
+
+
+def test_a_second_call_reads_no_audio(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = index_part(root, "dev-clean", tmp_path, 1)
+    monkeypatch.setattr(manifest, "scan_chapter", None)
+    assert index_part(root, "dev-clean", tmp_path, 1) == first
+
+
+@pytest.mark.parametrize("change", ["new utterance", "new transcript", "lost audio", "lost index", "broken stamp"])
+def test_a_changed_tree_or_a_damaged_index_is_indexed_anew(change: str, root: Path, tmp_path: Path) -> None:
+    index_part(root, "dev-clean", tmp_path, 1)
+    folder = root / "dev-clean/7/1"
+    if change == "new utterance":
+        write_chapter(root, 9, ["MORE"])
+    elif change == "new transcript":
+        os.utime(folder / "7-1.trans.txt", (1, 1))
+    elif change == "lost audio":
+        (folder / "7-1-0000.flac").unlink()
+    elif change == "lost index":
+        (tmp_path / "dev-clean.jsonl.gz").unlink()
+    else:
+        (tmp_path / "dev-clean.stamp.json").write_text("{")
+    told: list[tuple[str, int, int]] = []
+    summary = index_part(root, "dev-clean", tmp_path, 1, lambda *progress: told.append(progress))
+    assert told
+    assert summary.utterances == {"new utterance": 4, "lost audio": 2}.get(change, 3)
+
+
+def test_an_index_without_decoding_does_not_stand_for_one_with(root: Path, tmp_path: Path) -> None:
+    write_audio(root / "dev-clean/7/1/7-1-0000.flac", level=0.0)
+    assert index_part(root, "dev-clean", tmp_path, 1, verify_audio=False).rejected == 0
+    assert index_part(root, "dev-clean", tmp_path, 1).rejected == 1
+    assert index_part(root, "dev-clean", tmp_path, 1, verify_audio=False).rejected == 1, (
+        "the stricter index serves both"
+    )
+
+
+def test_an_interrupted_write_leaves_the_old_index_and_makes_it_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index_part(root, "dev-clean", tmp_path, 1)
+    old = (tmp_path / "dev-clean.jsonl.gz").read_bytes()
+    write_chapter(root, 9, ["MORE"])
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("the disk is full")))
+        with pytest.raises(InputError, match="the disk is full"):
+            index_part(root, "dev-clean", tmp_path, 1)
+    assert (tmp_path / "dev-clean.jsonl.gz").read_bytes() == old
+    assert not list(tmp_path.glob(".*partial"))
+    assert index_part(root, "dev-clean", tmp_path, 1).utterances == 4
+
+
+def test_every_flaw_is_rejected_with_its_reason_and_nothing_is_lost(root: Path, tmp_path: Path) -> None:
+    folder = write_chapter(root, 9, ["GOOD", "", "STEREO", "EMPTY", "JUNK", "CUT OFF", "TWICE", "CP1252"])
+    write_audio(folder / "9-1-0002.flac", channels=2)
+    soundfile.write(folder / "9-1-0003.flac", np.zeros(0), 16_000, format="WAV")
+    (folder / "9-1-0004.flac").write_bytes(b"no audio at all")
+    whole = (folder / "9-1-0005.flac").read_bytes()
+    (folder / "9-1-0005.flac").write_bytes(whole[: len(whole) * 9 // 10])
+    transcript = folder / "9-1.trans.txt"
+    transcript.write_bytes(transcript.read_bytes().replace(b"CP1252", b"\xc9T\xc9"))
+    add_line(folder, b"9-1-0006 TWICE AGAIN\n\n9-1-0010 NO SUCH AUDIO\nA TEXT WITHOUT AN ID\n")
+    write_audio(folder / "9-1-0011.flac")
+    copy = root / "dev-clean/9 copy/1/9-1-0000.flac"
+    write_audio(copy)
+    (copy.parent / "9-1.trans.txt").write_text("9-1-0000 GOOD\n")
+
+    summary = index_part(root, "dev-clean", tmp_path, 2)
+
+    assert (summary.utterances, summary.rejected) == (3 + 2, 11)  # 3 of root; 9-1-0000 and the first line of 9-1-0006
+    reasons = rejected(tmp_path)
+    expected = {
+        "9-1-0000": f"its id belongs to {folder.relative_to(root)}/9-1-0000.flac already",
+        "9-1-0001": "line 2: empty transcript",
+        "9-1-0002": "2 channels, must be one; mix down: ffmpeg -i IN.flac -ac 1 OUT.flac",
+        "9-1-0003": "no samples",
+        "9-1-0004": "unreadable or cut off",
+        "9-1-0005": "unreadable or cut off",
+        "9-1-0006": "line 9: its id stands in an earlier line already",
+        "9-1-0007": "line 8: its text is not UTF-8",
+        "9-1-0010": "line 11: no audio file 9-1-0010.flac",
+        "9-1-0011": "audio file without a transcript line",
+        "A": "line 12: malformed: it must begin with an id 9-1-NUMBER",
+    }
+    assert reasons.keys() == expected.keys()
+    for id, reason in expected.items():
+        assert reasons[id].startswith(reason)
+    paths = [json.loads(line)["path"] for line in (tmp_path / "dev-clean.rejected.jsonl").read_text().splitlines()]
+    assert all((root / path).is_file() for path in paths)
+
+
+@pytest.mark.parametrize("flaw", ["silence", "hole"])
+def test_decoding_finds_what_the_header_does_not_show(flaw: str, root: Path, tmp_path: Path) -> None:
+    path = write_audio(root / "dev-clean/7/1/7-1-0000.flac", seconds=2, level=0.0 if flaw == "silence" else 0.1)
+    if flaw == "hole":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
+        path.write_bytes(content)
+    assert index_part(root, "dev-clean", tmp_path, 1, verify_audio=False).rejected == 0
+    assert index_part(root, "dev-clean", tmp_path, 1).rejected == 1
+    assert ("silence" in rejected(tmp_path)["7-1-0000"]) == (flaw == "silence")
+
+
+def test_another_sample_rate_is_kept_with_its_true_length_and_counted(root: Path, tmp_path: Path) -> None:
+    write_audio(root / "dev-clean/7/1/7-1-0000.flac", seconds=2, rate=8_000)
+    assert index_part(root, "dev-clean", tmp_path, 1).resampled == 1
+    with gzip.open(tmp_path / "dev-clean.jsonl.gz", "rt") as lines:
+        cut = json.loads(next(lines))
+    assert (cut["duration"], cut["recording"]["sampling_rate"]) == (2.0, 8_000)
+
+
+@pytest.mark.parametrize("rate", [3_999, 4_000, 384_000, 384_001])
+def test_sample_rates_beyond_those_of_speech_are_rejected(rate: int, root: Path, tmp_path: Path) -> None:
+    """Its length in seconds would mean nothing, and its resampling cost hours and gigabytes."""
+    soundfile.write(root / "dev-clean/7/1/7-1-0000.flac", np.ones(rate), rate, format="WAV")
+    index_part(root, "dev-clean", tmp_path, 1, verify_audio=False)
+    if rate in (4_000, 384_000):
+        assert not (tmp_path / "dev-clean.rejected.jsonl").exists()
+    else:
+        assert rejected(tmp_path) == {"7-1-0000": f"a sample rate of {rate} Hz, must be 4,000 to 384,000"}
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_the_text(root: Path, tmp_path: Path) -> None:
+    (root / "dev-clean/7/1/7-1.trans.txt").write_bytes("\ufeff7-1-0000 HELLO\r\n7-1-0001\tWORLD\r\n".encode())
+    index_part(root, "dev-clean", tmp_path, 1)
+    texts = [cut.supervisions[0].text for cut in CutSet.from_file(tmp_path / "dev-clean.jsonl.gz")]
+    assert texts == ["HELLO", "WORLD", "GOOD NIGHT"]
+
+
+def test_a_file_name_that_is_not_utf_8_is_rejected_like_any_other(root: Path, tmp_path: Path) -> None:
+    write_audio(root / "dev-clean/7/1/extra.flac").rename(root / "dev-clean/7/1" / os.fsdecode(b"\xff.flac"))
+    assert index_part(root, "dev-clean", tmp_path, 1).rejected == 1
+    assert rejected(tmp_path) == {os.fsdecode(b"\xff"): "audio file without a transcript line"}
+
+
+def test_a_part_without_one_usable_utterance_is_refused_with_the_first_reason(tmp_path: Path) -> None:
+    folder = write_chapter(tmp_path / "root", 7, ["HELLO"])
+    (folder / "7-1-0000.flac").write_bytes(b"junk")
+    with pytest.raises(
+        InputError, match=r"none of its 1 utterances can be used; the first: .*7-1-0000.flac: unreadable"
+    ):
+        index_part(tmp_path / "root", "dev-clean", tmp_path, 1)
+    assert "7-1-0000" in rejected(tmp_path)
+    assert not (tmp_path / "dev-clean.jsonl.gz").exists()
+
+
+def test_wrong_roots_and_parts_say_what_is_there(root: Path, tmp_path: Path) -> None:
+    (root / "empty").mkdir()
+    (tmp_path / "above").mkdir()
+    (tmp_path / "above/LibriSpeech").symlink_to(root)
+    for place, part, message in (
+        (tmp_path / "nowhere", "dev-clean", "does not exist; set root"),
+        (root, "dev-clear", "has no folder dev-clear, only dev-clean, empty; set root"),
+        (root, "empty", "holds no transcript; it must be laid out as SPEAKER/CHAPTER"),
+        (tmp_path / "above", "dev-clean", f"set root={tmp_path}/above/LibriSpeech"),
+    ):
+        with pytest.raises(InputError, match=message):
+            index_part(place, part, tmp_path / "cuts", 1)

@@ -1,0 +1,544 @@
+"""Studies on a small corpus: that they find, share, go on after a kill, prune, and say what cannot be searched."""
+
+import csv
+import json
+import os
+import shlex
+import signal
+import sqlite3
+import sys
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+from conftest import SMALL, exit_code, forked
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from mlflow import MlflowClient
+from omegaconf import OmegaConf
+
+from asr import cli, search, train
+from asr.config.naming import Job, study_name
+from asr.errors import InputError
+from asr.searching import range_test, space, study, trial, worker
+from asr.searching import report as study_report
+from asr.training import checkpoint
+
+QUICK = [o for o in SMALL if not o.startswith("optimizer.lr")] + ["epochs=2", "steps_per_epoch=6"]
+STUDY = ["study.name=tried", "study.metric=dev_loss", "study.pruner=none", "study.baseline=false"]
+WIDE = ["search.space.lr.low=1e-7", "search.space.lr.high=3e-2"]
+
+
+def composed(corpus, folder, *overrides):
+    """The config of `python -m asr.search` with these overrides; what it writes lies in folder.
+
+    All log to one MLflow database, each folder as an experiment, since making a database takes seconds.
+    """
+    typed = [f"data.root={corpus}", *QUICK, *overrides]
+    own = [f"output_dir={folder / 'tried'}", f"study.storage=sqlite:///{folder / 'studies.db'}",
+           f"tracking.uri=sqlite:///{folder.parent / 'mlflow.db'}", f"tracking.experiment={folder.name}"]  # fmt: skip
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        config = compose("search", overrides=[*own, *STUDY, *typed])
+    return config, Job("tried", {"model": "ds2_tiny", "search": "lr"}, typed, "python -m asr.search ...")
+
+
+def run_search(corpus, folder, *overrides):
+    search.run(*composed(corpus, folder, *overrides))
+
+
+def stored(folder):
+    """The study's trials by place."""
+    study.quiet_optuna()
+    return study.by_place(optuna.load_study(study_name="tried", storage=f"sqlite:///{folder / 'studies.db'}"))
+
+
+def logged(folder):
+    """The MLflow runs: that of the study, and those of its trials."""
+    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name(folder.name).experiment_id])
+    (parent,) = [run for run in runs if run.data.tags["kind"] == "study"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == len(runs) - 1
+    return client, parent, sorted(children, key=lambda run: int(run.data.tags["trial"]))
+
+
+def draws(count, seed, low, high):
+    """What the first trials of a study draw at random, without any training."""
+    sampler = study.SeededByTrial(seed, random_trials=count)
+    drawn = optuna.create_study(sampler=sampler)
+    drawn.optimize(lambda t: t.suggest_float("optimizer.lr", low, high, log=True), n_trials=count)
+    return [t.params["optimizer.lr"] for t in drawn.trials]
+
+
+def seed_of(low, high, *rules):
+    """The first seed whose random draws obey the rules in turn."""
+    study.quiet_optuna()
+    return next(s for s in range(999) if all(r(d) for r, d in zip(rules, draws(len(rules), s, low, high), strict=True)))
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """They take a second; one study draws them all."""
+    monkeypatch.setattr(study_report, "PLOTS", ())
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A study of three trials: a hopeless one, a good one, another; tests may add trials, but change none."""
+
+    folder: Path
+    settings: tuple[str, ...]
+    output: str
+
+
+@pytest.fixture(scope="module")
+def searched(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("searched")
+    seed = seed_of(1e-7, 3e-2, lambda lr: lr < 1e-6, lambda lr: lr > 2e-3)
+    settings = (*WIDE, f"study.seed={seed}", "study.trials=3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        lines = []
+        patch.setattr(search.console, "print", lambda *parts, **_: lines.extend(map(str, parts)))
+        run_search(corpus, folder, *settings)
+    return Searched(folder, settings, "\n".join(lines))
+
+
+def test_a_study_finds_a_better_rate_than_a_hopeless_one(searched):
+    trials = stored(searched.folder)
+    assert [t.state.name for t in trials.values()] == ["COMPLETE"] * 3
+    best = min(trials.values(), key=lambda t: t.value)
+    assert best.params["optimizer.lr"] > 1e-4
+    assert best.value < 0.7 * trials[0].value
+    seed = int(next(s for s in searched.settings if s.startswith("study.seed")).split("=")[1])
+    assert [t.params["optimizer.lr"] for t in trials.values()] == draws(3, seed, 1e-7, 3e-2)  # the same for a seed
+
+
+def test_a_trial_is_a_training_without_its_test(searched):
+    folder = searched.folder / "tried" / "trial-0000"
+    assert not (folder / "results.json").exists()
+    config = json.loads((folder / "config.json").read_text())
+    rate = stored(searched.folder)[0].params["optimizer.lr"]
+    assert (config["optimizer"]["lr"], config["scheduler"]["max_lr"]) == (rate, rate)
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert stored(searched.folder)[0].value == min(record["dev_loss"] for record in history)
+    assert stored(searched.folder)[0].intermediate_values == {r["epoch"]: r["dev_loss"] for r in history}
+    assert {key for key, value in history[0].items() if key not in ("epoch", "step")} == set(trial.METRICS)
+
+
+def test_mlflow_has_the_study_over_its_trials(searched):
+    client, parent, children = logged(searched.folder)
+    assert parent.info.status == "FINISHED"
+    assert len(children) >= 3
+    assert {child.info.status for child in children} == {"FINISHED"}
+    assert float(children[1].data.params["optimizer.lr"]) == stored(searched.folder)[1].params["optimizer.lr"]
+    assert children[1].data.metrics["objective"] == pytest.approx(stored(searched.folder)[1].value)
+    plots = ("optimization_history", "param_importances", "slice", "parallel_coordinate", "intermediate_values")
+    names = {"trials.tsv", "study.html", *(f"{plot}.png" for plot in plots)}
+    assert names <= {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert names <= {path.name for path in (searched.folder / "tried").iterdir()}
+    page = (searched.folder / "tried" / "study.html").read_text()
+    assert page.count('class="plotly-graph-div"') == len(plots)
+    assert "<script src" not in page  # it opens offline
+
+
+def test_the_table_has_a_row_for_each_trial(searched):
+    with open(searched.folder / "tried" / "trials.tsv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    for row, (number, one) in zip(rows, stored(searched.folder).items(), strict=True):
+        assert (int(row["trial"]), row["state"], int(row["epochs"])) == (number, "complete", 2)
+        assert float(row["dev_loss"]) == one.value
+        assert float(row["optimizer.lr"]) == one.params["optimizer.lr"]
+
+
+def test_the_command_of_the_best_trains_it_again(searched, config, tmp_path):
+    command = next(line for line in searched.output.splitlines() if line.startswith("python -m asr.train"))
+    overrides = shlex.split(command)[3:]
+    own = [f"output_dir={tmp_path / 'run'}", f"tracking.uri=sqlite:///{tmp_path.parent / 'mlflow.db'}", "workers=0",
+           "tracking.system_metrics_seconds=null"]  # fmt: skip
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        train.run(compose("train", overrides=[*overrides, *own]), Job("again", {}, overrides, command))
+    best, number = min((t.value, n) for n, t in list(stored(searched.folder).items())[:3])
+    again, first = (
+        [{k: v for k, v in json.loads(line).items() if "second" not in k} for line in path.read_text().splitlines()]
+        for path in (tmp_path / "run" / "history.jsonl",
+                     searched.folder / "tried" / f"trial-{number:04}" / "history.jsonl")
+    )  # fmt: skip
+    assert again == first
+    assert min(record["dev_loss"] for record in again) == best
+
+
+def test_a_study_that_has_all_its_trials_is_shown(searched, corpus, capsys):
+    run_search(corpus, searched.folder, *searched.settings)
+    assert "Train the best, with its test" in capsys.readouterr().out
+    _, parent, children = logged(searched.folder)
+    assert not any("resumed" in run.data.tags for run in (parent, *children))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.space.lr.high=1.0", r"search\.space\.lr\.high: 0\.03 -> 1\.0.*another study\.name"),
+        ("max_grad_norm=5.0", r"max_grad_norm: 10\.0 -> 5\.0"),
+        ("study.pruner=median", "study.pruner: none -> median"),
+    ],
+)
+def test_another_search_under_the_same_name_is_refused(searched, corpus, override, message):
+    with pytest.raises(InputError, match=message):
+        run_search(corpus, searched.folder, *searched.settings, override)
+
+
+def test_a_study_goes_on_to_more_trials(searched, corpus, no_plots):
+    before = {number: one.params for number, one in stored(searched.folder).items()}
+    run_search(corpus, searched.folder, *searched.settings, "study.trials=4")
+    after = stored(searched.folder)
+    assert len(after) == 4
+    assert {number: after[number].params for number in before} == before
+    assert len(logged(searched.folder)[2]) == 4
+
+
+def test_a_dry_run_writes_nothing(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_search(corpus, tmp_path, "scheduler=cyclic", "study.baseline=true", "dry_run=true")
+    plan = capsys.readouterr().out
+    assert "optimizer.lr=0.0003; it is never pruned" in plan
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trials_that_are_pruned_or_diverge_are_marked_and_the_study_goes_on(corpus, tmp_path, monkeypatch, no_plots):
+    real = search.create_or_wait
+
+    def with_rates(*arguments):
+        begun = real(*arguments)
+        for rate in (1e-2, 1e-6, 1e28):
+            begun.enqueue_trial({"optimizer.lr": rate})
+        return begun
+
+    monkeypatch.setattr(search, "create_or_wait", with_rates)
+    median = ("study.pruner=median", "study.startup_trials=1", "study.warmup_epochs=1", "epochs=3")
+    rates = ("search.space.lr.low=1e-6", "search.space.lr.high=1e30", "steps_per_epoch=3")
+    run_search(corpus, tmp_path, *rates, *median, "study.metric=dev_cer", "study.trials=3")  # and pruned by dev_loss
+    good, hopeless, wild = stored(tmp_path).values()
+    assert (good.state.name, list(good.intermediate_values)) == ("COMPLETE", [1, 2, 3])
+    assert (hopeless.state.name, list(hopeless.intermediate_values)) == ("PRUNED", [1])
+    (record,) = map(json.loads, (tmp_path / "tried" / "trial-0001" / "history.jsonl").read_text().splitlines())
+    assert hopeless.intermediate_values[1] == record["dev_loss"]
+    assert wild.state.name == "PRUNED"
+    assert wild.user_attrs[trial.REASON] == "diverged after epoch 1: dev_loss is nan"
+    children = logged(tmp_path)[2]
+    assert [child.info.status for child in children] == ["FINISHED", "KILLED", "FAILED"]
+    assert children[1].data.tags["pruned"] == "epoch 1"
+    assert children[2].data.tags["diverged"] == "after epoch 1: dev_loss is nan"
+    with open(tmp_path / "tried" / "trials.tsv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["state"] for row in rows] == ["complete", "pruned", "diverged"]
+    assert float(rows[1]["dev_cer"]) == record["dev_cer"]
+
+
+def test_a_study_without_a_complete_trial_says_so(tmp_path, capsys):
+    study.quiet_optuna()
+    nothing = optuna.create_study()
+    files = study_report.write_report(nothing, tmp_path, "dev_cer")
+    assert [file.name for file in files] == ["trials.tsv", "study.html"]
+    assert study_report.print_best(nothing, "dev_cer") is None
+    printed = capsys.readouterr().out
+    assert "No plot of param_importances: it needs 2 complete trials, there are 0" in printed
+    assert "No trial was complete" in printed
+
+
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(corpus, tmp_path, monkeypatch, capsys, no_plots):
+    settings = ("epochs=3", "study.trials=2", "steps_per_epoch=3")
+    real = checkpoint.save_last
+
+    def save_then_die(saved, directory):
+        real(saved, directory)
+        if saved.progress["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_last", save_then_die)
+        assert exit_code(forked(lambda: run_search(corpus, tmp_path, *settings))) == -signal.SIGKILL
+    assert [one.state.name for one in stored(tmp_path).values()] == ["RUNNING"]
+    with closing(sqlite3.connect(tmp_path / "studies.db")) as database, database:  # a minute later
+        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-61 seconds')")
+
+    run_search(corpus, tmp_path, *settings)
+    assert "epoch 2 is done" in capsys.readouterr().out
+    trials = stored(tmp_path)
+    assert {number: (one.number, one.state.name) for number, one in trials.items()} == {
+        0: (1, "COMPLETE"),  # taken up under a new number
+        1: (2, "COMPLETE"),
+    }
+    history = (tmp_path / "tried" / "trial-0000" / "history.jsonl").read_text().splitlines()
+    told = [(record["epoch"], record["dev_loss"]) for record in map(json.loads, history)]
+    assert list(trials[0].intermediate_values.items()) == told  # each epoch once, in order
+    assert [epoch for epoch, _ in told] == [1, 2, 3]
+    _, _, children = logged(tmp_path)
+    assert [child.data.tags.get("resumed") for child in children] == ["1", None]
+    assert {child.info.status for child in children} == {"FINISHED"}
+
+
+def test_a_trial_that_is_interrupted_is_queued_again_at_once():
+    study.quiet_optuna()
+    stopped = optuna.create_study()
+
+    def train_until_interrupted(one, number):
+        one.suggest_float("x", 0, 1)
+        raise KeyboardInterrupt
+
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
+    with pytest.raises(KeyboardInterrupt):
+        worker.Worker(stopped, 1, 1, retry, train_until_interrupted, lambda *_: None).one()
+    (one,) = study.by_place(stopped).values()
+    assert (one.number, one.state.name, one.params) == (1, "WAITING", stopped.trials[0].params)
+    values = []
+    worker.Worker(stopped, 1, 1, retry, lambda t, _: t.suggest_float("x", 0, 1), lambda *e: values.append(e)).run()
+    assert [(number, ended.value) for number, ended in values] == [(0, one.params["x"])]
+
+
+def test_a_study_that_is_stopped_ends_as_one_that_is_not():
+    """Its trials have the same places, values and results, whichever of them were taken up again, and how often."""
+    study.quiet_optuna()
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
+
+    def ended(*stops):
+        searched = optuna.create_study(sampler=study.SeededByTrial(1, 2))
+        left = list(stops)
+
+        def train_one(one, place):
+            x = one.suggest_float("x", 0, 1)
+            if left and left[0] == place:
+                left.pop(0)
+                raise KeyboardInterrupt
+            return (x - 0.3) ** 2
+
+        for _ in range(len(stops)):
+            with pytest.raises(KeyboardInterrupt):
+                worker.Worker(searched, 4, 1, retry, train_one, lambda *_: None).run()
+        worker.Worker(searched, 4, 1, retry, train_one, lambda *_: None).run()
+        return {place: (one.params, one.value) for place, one in study.by_place(searched).items()}
+
+    whole = ended()
+    assert list(whole) == [0, 1, 2, 3]
+    assert ended(0, 2, 2) == whole
+
+
+def test_two_processes_share_a_study(corpus, tmp_path, no_plots):
+    """They start together, before there is a study, its database, or its MLflow run."""
+    settings = ("study.trials=5", "steps_per_epoch=2", "study.baseline=true")
+    children = [forked(lambda: run_search(corpus, tmp_path, *settings)) for _ in range(2)]
+    assert [exit_code(child) for child in children] == [0, 0]
+    trials = stored(tmp_path)
+    assert Counter(one.state.name for one in trials.values()) == {"COMPLETE": 5}
+    assert len({one.params["optimizer.lr"] for one in trials.values()}) == 5
+    assert [number for number, one in trials.items() if trial.BASELINE in one.user_attrs] == [0]
+    assert len(list((tmp_path / "tried").glob("trial-*"))) == 5
+    _, parent, runs = logged(tmp_path)
+    assert (parent.info.status, [run.data.tags["trial"] for run in runs]) == ("FINISHED", list(map(str, trials)))
+    assert len((tmp_path / "tried" / "trials.tsv").read_text().splitlines()) == 6
+
+
+def test_the_command_names_the_study_and_its_directory(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys, "argv", ["asr.search", f"data.root={corpus}", *QUICK[:2], "study.trials=7", "dry_run=true"]
+    )
+    search.main()
+    plan = capsys.readouterr().out
+    assert f"outputs/studies/lr+augment-none+data.root-{corpus.name}+model-ds2_tiny" in plan
+    assert "sqlite:///outputs/studies.db: 7 trials in all, none begun yet" in plan
+    assert not (tmp_path / "outputs").exists()
+
+    monkeypatch.setattr(sys, "argv", ["asr.search", "search=lrr"])
+    with pytest.raises(SystemExit):
+        search.main()
+    assert "lr, lr_full, lr_range" in capsys.readouterr().err
+
+
+def test_processes_that_begin_the_last_trial_together_make_one_of_it():
+    """The one with the higher number gives way, and leaves no trace in the study."""
+    study.quiet_optuna()
+    shared = optuna.create_study()
+    first = shared.ask()
+    late = worker.Worker(shared, 1, 1, lambda *_: None, lambda *_: pytest.fail("it trained"), lambda *_: None)
+    late.one()
+    assert list(study.by_place(shared)) == [first.number]
+
+
+def test_a_trial_that_was_given_away_is_left_to_the_other():
+    """A process that was suspended for long finds its trial failed and queued again."""
+    study.quiet_optuna()
+    shared = optuna.create_study()
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
+
+    def train_slowly(one, number):
+        shared._storage.set_trial_state_values(one._trial_id, optuna.trial.TrialState.FAIL)
+        retry(shared, shared.trials[number])
+        one.report(1.0, 1)
+
+    worker.Worker(shared, 1, 1, retry, train_slowly, lambda *_: pytest.fail("it ended")).one()
+    assert [one.state.name for one in study.by_place(shared).values()] == ["WAITING"]
+
+
+def test_draws_do_not_depend_on_when_a_study_was_stopped():
+    study.quiet_optuna()
+    storage = optuna.storages.InMemoryStorage()
+
+    def score(one):
+        return (one.suggest_float("x", 0, 1) - 0.3) ** 2
+
+    whole = optuna.create_study(sampler=study.SeededByTrial(1, 2))
+    whole.optimize(score, n_trials=6)
+    for count in (2, 1, 3):
+        part = optuna.create_study(storage=storage, study_name="part", load_if_exists=True,
+                                   sampler=study.SeededByTrial(1, 2))  # fmt: skip
+        part.optimize(score, n_trials=count)
+    assert [one.params for one in part.trials] == [one.params for one in whole.trials]
+    assert len({one.params["x"] for one in whole.trials}) == 6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.space.lr.key=optimizer.lrr"], "optimizer.lrr: there is no such setting; did you mean optimizer.lr"),
+        (["search.space.lr.key=optimizer"], "not a single setting"),
+        (["search.space.lr.key=workers"], "how a run is carried out"),
+        (["search.space.lr.low=1"], "low=1 must not be above high=0.1"),
+        (["search.space.lr.low=0"], "needs low above 0"),
+        (["search.space.lr.low=many"], "low=many must be a number"),
+        (["+search.space.lr.hgih=1"], "must have key, low and high"),
+        (["+search.space.again={key: optimizer.lr, choices: [1]}"], "optimizer.lr stands twice"),
+        (["+search.space.s={key: seed, choices: [[1]]}"], "choices must be a list"),
+        (["+search.tied.b={key: scheduler.base_lr, value: 1}"], "scheduler.base_lr: there is no such setting"),
+        (["optimizer.lr=0.1"], "optimizer.lr is given on the command line"),
+        (["scheduler.max_lr=0.1"], "scheduler.max_lr=0.1 and optimizer.lr=.*set that to 0.1"),
+        (["+search.space.d={key: model.dropout, low: 0, high: 2}"], "model.dropout=2.*cannot be.*dropout"),
+        (["search=lr_full", "batch.buckets=2", "search.space.batch.choices=[1,2]"], "batch.seconds=1.*longest"),
+        (["study.metric=dev_car"], "study.metric=dev_car.*dev_cer"),
+        (["study.pruner=mean"], "median, hyperband, none"),
+        (["study.storage=postgresql://me:secret@127.0.0.1:1/x"], r"//me:\*\*\*@127.0.0.1.*refused"),
+        (["study.storage=nonsense"], "study.storage=nonsense"),
+        (["study.storage=sqlite:////proc/none/x.db"], "sqlite:////proc/none"),
+        (["tracking.uri=nonsense"], "tracking.uri=nonsense"),
+        (["study.name=a/b"], "study.name=a/b"),
+        (["fresh=true"], "another study.name"),
+        (["search=lr_range", "search.smoothing=1"], "search.smoothing=1"),
+        (["search=lr_range", "+search.space.d={key: model.dropout, low: 0, high: 1}"], "needs optimizer.lr.*alone"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_any_trial(corpus, tmp_path, monkeypatch, overrides, message):
+    monkeypatch.chdir(tmp_path)
+    if "search=lr_full" in overrides:
+        config, job = composed(corpus, tmp_path, *overrides)
+        job = job._replace(overrides=[o for o in job.overrides if not o.startswith("batch.utterances")])
+    else:
+        config, job = composed(corpus, tmp_path, *overrides)
+    with pytest.raises(InputError, match=f"(?s){message}") as refused:
+        search.run(config, job)
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert not (tmp_path / "tried").exists()
+
+
+def test_trials_without_their_study_are_not_overwritten(corpus, tmp_path):
+    (tmp_path / "tried" / "trial-0000").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"trial-0000 is of a study tried.*does not know"):
+        run_search(corpus, tmp_path)
+
+
+def test_the_range_test_suggests_a_rate_and_draws_the_curve(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_search(corpus, tmp_path, "search=lr_range", "search.steps=40", "search.space.lr.high=10")
+    with open(tmp_path / "tried" / "lr_range.tsv", newline="") as file:
+        points = list(csv.DictReader(file, delimiter="\t"))
+    rates = [float(point["learning_rate"]) for point in points]
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[1] / rates[0] == pytest.approx(rates[-1] / rates[-2]) == pytest.approx(1e7 ** (1 / 39))
+    assert (tmp_path / "tried" / "lr_range.png").stat().st_size > 10_000
+    client = MlflowClient(f"sqlite:///{tmp_path.parent / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name(tmp_path.name).experiment_id])
+    assert run.data.tags["kind"] == "lr_range"
+    assert run.info.status == "FINISHED"
+    steepest = float(run.data.tags["lr_range.steepest"])
+    assert 1e-6 < steepest < 10
+    assert {"lr_range.png", "lr_range.tsv"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+    printed = capsys.readouterr().out
+    assert "Smith 2015" in printed
+    suggested = range_test.suggestion(range_test.Curve([], None), steepest)
+    if diverged := run.data.tags.get("lr_range.diverged_at"):
+        suggested = float(diverged) / 10
+    assert f"optimizer.lr={float(f'{suggested:.2g}')}" in printed
+
+
+def test_a_tenth_of_the_rate_that_breaks_the_loss_is_suggested_before_the_steepest_descent():
+    assert range_test.suggestion(range_test.Curve([], 0.5), 1e-4) == 0.05
+    assert range_test.suggestion(range_test.Curve([], None), 1e-4) == 1e-4
+    assert range_test.suggestion(range_test.Curve([], None), None) is None
+
+
+def test_cyclic_is_searched_in_the_published_proportion(corpus, tmp_path):
+    config, job = composed(corpus, tmp_path, "scheduler=cyclic")
+    settings = space.trial_settings(config, space.read_space(config, job.overrides), {"optimizer.lr": 6e-4})
+    assert settings == {"optimizer.lr": 6e-4}
+    training = space.with_settings(config, settings)
+    assert (training.scheduler.base_lr, training.scheduler.max_lr) == (1e-4, 6e-4)
+    assert config.optimizer.lr != 6e-4  # the config itself is as it was
+    assert "search" not in training
+
+
+def test_the_best_is_compared_with_the_configs_own_values(corpus, tmp_path, monkeypatch, capsys, no_plots):
+    """Trial 0 has them. However bad they are it runs to its end, so that there is something to compare with."""
+    monkeypatch.chdir(tmp_path)
+    median = ("study.pruner=median", "study.startup_trials=0", "study.warmup_epochs=1", "study.random_trials=9")
+    low, high = 1e-4, 2e-2
+    seed = seed_of(low, high, lambda _: True, lambda lr: lr > 2e-3)  # number 1 is the first that is drawn
+    monkeypatch.setattr(search, "baseline", lambda *_: {"optimizer.lr": low})
+    space_of = (f"search.space.lr.low={low}", f"search.space.lr.high={high}")
+    run_search(corpus, tmp_path, *space_of, *median, f"study.seed={seed}", "study.baseline=true", "study.trials=2")
+    trials = stored(tmp_path)
+    assert [t.state.name for t in trials.values()] == ["COMPLETE"] * 2
+    assert trials[0].params == {"optimizer.lr": low}
+    assert trials[1].value < trials[0].value
+    told = capsys.readouterr().out
+    assert f"Trial 0 is the config as it is: dev_loss {trials[0].value:.4g}. Trial 1 has {trials[1].value:.4g}." in told
+
+
+def test_values_outside_the_space_are_no_baseline(corpus, tmp_path):
+    config, job = composed(corpus, tmp_path)
+    searched_space = space.read_space(config, job.overrides)
+    assert space.baseline(config, searched_space) == {"optimizer.lr": config.optimizer.lr}
+    for value in (1.0, None):
+        config.optimizer.lr = value
+        assert space.baseline(config, searched_space) is None
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 1e-05, 0.0001704851049802231, "one", "null", "1e3", "it's; $x"])
+def test_settings_are_typed_so_that_hydra_reads_the_same_value(value):
+    (text,) = space.train_overrides(["search=lr", "study.trials=3"], {"key": value})
+    read = OverridesParser.create().parse_override(text).value()
+    read = getattr(read, "text", read)
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        (None, [], "lr"),
+        (None, ["study.trials=30", "scale=mini", "experiment=exp3", "search=lr"], "lr+exp3+scale-mini"),
+        (None, ["search.space.lr.high=1", "workers=3"], "lr+search.space.lr.high-1"),
+        ("mine", ["experiment=exp3"], "mine"),
+    ],
+)
+def test_a_study_is_named_by_what_its_trials_depend_on(name, overrides, expected):
+    assert study_name(name, "lr", overrides) == expected
+
+
+def test_every_search_fits_every_scheduler(corpus, tmp_path):
+    for name in ("lr", "lr_full", "lr_range"):
+        for scheduler in ("one_cycle", "cyclic", "constant"):
+            config, _ = composed(corpus, tmp_path, f"search={name}", f"scheduler={scheduler}")
+            read = space.read_space(config, [])
+            assert all(OmegaConf.select(config, key) is not None for key in read.tied if key != "batch.utterances")

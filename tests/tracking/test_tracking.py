@@ -1,0 +1,512 @@
+"""Tracking against real MLflow databases, servers and files: nothing is mocked but the moment a store fails."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas
+import pytest
+from conftest import ROOT, MlflowServer, logged_points
+
+from asr.errors import InputError
+from asr.tracking.journal import Cursor, read
+from asr.tracking.provenance import code_version, package_versions
+from asr.tracking.run import PARAM_CHARACTERS
+from asr.tracking.sender import ITEMS_A_CALL, Run, flat_params, open_run
+
+CHOICES = {"model": "ds2_4gru", "data": "clean", "experiment": "exp1"}
+CONFIG = {"model": {"gru_layers": 4}, "augment": {"spec": [{"max_bins": 15}, {"max_bins": 20}]}, "betas": [0.9, 0.99]}
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all tests that need no fresh one: making it takes a second."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+def start(uri: str, **settings) -> Run:
+    """A run that ends with its test, unless settings hold a directory."""
+    return open_run(
+        settings.pop("directory", None),
+        uri,
+        "tests",
+        "a run",
+        **{"choices": {}, "config": {}, "system_metrics_seconds": None} | settings,
+    )
+
+
+def stored(uri: str, run_id: str):
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri).get_run(run_id)
+
+
+def points(uri: str, run_id: str, metric: str) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    return sorted((point.step, point.value) for point in MlflowClient(uri).get_metric_history(run_id, metric))
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Fails where the condition does not hold within a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def folder_of(uri: str, run: Run) -> Path:
+    return Path(stored(uri, run.run_id).info.artifact_uri.removeprefix("file://"))
+
+
+def test_mlflow_is_imported_when_a_run_opens_and_not_before() -> None:
+    program = "import sys; import asr.train; print('mlflow' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
+
+
+def test_processes_that_start_at_once_on_a_fresh_database(tmp_path: Path) -> None:
+    program = (
+        "import sys; from asr.tracking.sender import open_run\n"
+        "uri, name = 'sqlite:///new/mlflow.db', sys.argv[1]\n"
+        "with open_run(None, uri, 'sweep', name, {}, {}, system_metrics_seconds=None) as run:\n"
+        "    for step in range(50): run.log_metrics({'loss': step + 0.5}, step)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, f"run{number}"], cwd=tmp_path, env=environment, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for number in range(4)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, outputs
+    assert outputs == [""] * 4, "mlflow and alembic say nothing on the console"
+
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("sweep").experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["run0", "run1", "run2", "run3"]
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert points(uri, run.info.run_id, "loss") == [(step, step + 0.5) for step in range(50)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new"], "nothing beside the database's folder"
+
+
+def test_flat_params_keep_choices_apart_from_the_config() -> None:
+    params = flat_params({"model": "ds2", "seed": "a choice"}, CONFIG | {"seed": 1, "empty": {}, "long": "x" * 7000})
+    assert params["model"] == "ds2"
+    assert params["model.gru_layers"] == "4"
+    assert params["seed"] == "a choice"
+    assert params["config.seed"] == "1"
+    assert params["augment.spec.0.max_bins"] == "15"
+    assert params["augment.spec.1.max_bins"] == "20"
+    assert params["betas"] == "[0.9, 0.99]"
+    assert params["empty"] == "{}"
+    assert len(params["long"]) == PARAM_CHARACTERS
+    assert params["long"].endswith("config.json)")
+
+
+def test_parameters_tags_and_artifacts_of_a_run(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = CONFIG | {f"setting{number}": number for number in range(250)}  # more than one call takes
+    (tmp_path / "weights.pt").write_bytes(b"1")
+    with start(uri, choices=CHOICES, config=config, tags={"command": "python -m asr.train"}) as run:
+        run.log_file(tmp_path / "weights.pt", "checkpoints")
+        run.log_text("hello", "notes/hello.txt")
+        run.log_table([{"reference": "a\tb", "wer": 0.5}, {"reference": "c", "wer": 0}], "errors/dev")
+        with pytest.raises(FileNotFoundError, match="write it first"):
+            run.log_file(tmp_path / "absent.pt")
+    data = stored(uri, run.run_id).data
+    assert data.params == flat_params(CHOICES, config)
+    assert len(data.params) > 250
+    assert data.tags["command"] == "python -m asr.train"
+    assert data.tags["mlflow.source.git.commit"] == code_version(Path(__file__).parent).commit
+    folder = folder_of(uri, run)
+    assert folder.is_relative_to(Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts")
+    assert json.loads((folder / "start/config.json").read_text()) == config
+    assert "torch==" in (folder / "start/packages.txt").read_text()
+    assert (folder / "checkpoints/weights.pt").read_bytes() == b"1"
+    assert (folder / "notes/hello.txt").read_text() == "hello"
+    assert (folder / "errors/dev.tsv").read_text() == 'reference\twer\n"a\tb"\t0.5\nc\t0\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"], "no mlruns in the working directory"
+
+
+def test_a_relative_database_stays_where_it_was_when_the_directory_changes(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(uri.removeprefix("sqlite:///")).parent)
+    run = start("sqlite:///mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    run.log_metrics({"loss": 1.0}, 1)
+    run.finish()
+    assert points(uri, run.run_id, "loss") == [(1, 1.0)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_database_that_was_moved_is_refused_before_files_go_to_the_old_place(tmp_path: Path) -> None:
+    old, new, link = tmp_path / "old", tmp_path / "new", tmp_path / "link"
+
+    def log(folder: Path, experiment: str) -> None:
+        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        with open_run(None, uri, experiment, "r", {}, {}, system_metrics_seconds=None) as run:
+            run.log_text("note", "note.txt")
+
+    log(old, "asr")
+    link.symlink_to(old)
+    log(link, "asr")  # the same folder by another name
+    old.rename(new)
+    with pytest.raises(InputError, match=f"{old}/mlartifacts.*{new}; give a new tracking.experiment"):
+        log(new, "asr")
+    assert not old.exists()
+    log(new, "another")
+    assert list(new.rglob("note.txt"))
+    assert not old.exists()
+
+
+def test_metrics_arrive_exactly_once(uri: str) -> None:
+    run = start(uri, flush_seconds=1e9)
+    count = ITEMS_A_CALL["metrics"] + 100
+    for step in range(count):
+        run.log_metrics({"loss": 1 / (step + 1)}, step)
+    assert points(uri, run.run_id, "loss") == [], "kept until they are sent together"
+    run.finish()
+    assert points(uri, run.run_id, "loss") == [(step, 1 / (step + 1)) for step in range(count)]
+
+
+def test_metrics_are_sent_when_flush_seconds_are_over(uri: str) -> None:
+    with start(uri, flush_seconds=0.01) as run:
+        run.log_metrics({"loss": 1.0}, 1)
+        wait_for(lambda: points(uri, run.run_id, "loss") == [(1, 1.0)])
+
+
+def test_what_is_not_finite_is_kept_in_words(uri: str) -> None:
+    with start(uri) as run:
+        run.log_metrics({"loss": math.nan, "grad_norm": math.inf, "dev (clean+other)/wer": 0.5}, 3)
+        run.log_metrics({"loss": math.nan}, 4)
+    data = stored(uri, run.run_id).data
+    assert math.isnan(data.metrics["loss"])
+    assert data.metrics["grad_norm"] > 1e308
+    assert data.metrics["dev _clean_other_/wer"] == 0.5
+    assert data.tags["first_non_finite.loss"] == "nan at step 3"
+    assert data.tags["first_non_finite.grad_norm"] == "inf at step 3"
+
+
+def test_a_store_that_fails_for_a_while_loses_no_metric(
+    uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    send = MlflowClient.log_batch
+
+    def log_batch(client: MlflowClient, run_id: str, metrics: list) -> None:
+        send(client, run_id, metrics[:1])  # the answer to what has arrived is lost
+        raise ConnectionError("the server is away")
+
+    with start(uri, flush_seconds=0.01, retry_seconds=0.01) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_batch", log_batch)
+            run.log_metrics({"loss": 1.0, "wer": 2.0}, 1)
+            wait_for(lambda: "the server is away" in caplog.text)
+        run.log_metrics({"loss": 3.0}, 2)
+    assert points(uri, run.run_id, "loss") == [(1, 1.0), (2, 3.0)]
+    assert points(uri, run.run_id, "wer") == [(1, 2.0)]
+
+
+def test_a_run_goes_on(uri: str) -> None:
+    with start(uri, choices=CHOICES, config={"epochs": 1}) as first:
+        first.log_metrics({"loss": 2.0}, 1)
+    for epochs in (2, 3):
+        with start(uri, choices=CHOICES, config={"epochs": epochs, "added": 1}, run_id=first.run_id) as run:
+            assert stored(uri, run.run_id).info.status == "RUNNING"
+            run.log_metrics({"loss": 1.0}, epochs)
+    assert run.run_id == first.run_id
+    assert points(uri, run.run_id, "loss") == [(1, 2.0), (2, 1.0), (3, 1.0)]
+    mlflow_run = stored(uri, run.run_id)
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.params == flat_params(CHOICES, {"epochs": 1, "added": 1}), "MLflow cannot change a parameter"
+    assert mlflow_run.data.tags["resumed"] == "2"
+    assert json.loads((folder_of(uri, run) / "resume_2/config.json").read_text()) == {"epochs": 3, "added": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED"), (None, "FINISHED")]
+)
+def test_how_a_run_ends(uri: str, error: type[BaseException] | None, status: str) -> None:
+    run = start(uri, flush_seconds=1e9)
+
+    def body() -> None:
+        with run:
+            run.log_metrics({"loss": 1.0}, 1)
+            if error:
+                raise error("as the test wants it")
+
+    if error:
+        with pytest.raises(error):
+            body()
+    else:
+        body()
+    assert stored(uri, run.run_id).info.status == status
+    assert points(uri, run.run_id, "loss") == [(1, 1.0)]
+
+
+def test_system_metrics_are_logged_until_the_run_ends(uri: str) -> None:
+    def watchers() -> int:
+        return sum(thread.name == "SystemMetricsMonitor" for thread in threading.enumerate())
+
+    with start(uri, system_metrics_seconds=0.2) as run:
+        assert watchers() == 1
+        time.sleep(1)
+    assert watchers() == 0
+    assert len(points(uri, run.run_id, "system/cpu_utilization_percentage")) >= 2
+
+
+def test_without_a_directory_an_unreachable_server_is_an_input_error_within_seconds() -> None:
+    begin = time.monotonic()
+    with pytest.raises(InputError, match=r"start the tracking server or use tracking\.uri=sqlite:///") as caught:
+        start(f"http://me:p@ss@127.0.0.1:{unused_port()}")
+    assert time.monotonic() - begin < 15
+    assert "ss@" not in str(caught.value), "no password on the console"
+
+
+@pytest.mark.parametrize("bad", ["", "nonsense://x", "sqlite://", "sqlite:///:memory:", "postgresql+absent://x/y"])
+def test_a_malformed_uri_is_an_input_error(bad: str) -> None:
+    with pytest.raises(InputError, match=r"tracking\.uri="):
+        start(bad)
+
+
+def test_a_file_that_is_no_database_is_an_input_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database " * 100)
+    begin = time.monotonic()
+    with pytest.raises(InputError, match="not a database"):
+        start(f"sqlite:///{tmp_path}/text.db")
+    assert time.monotonic() - begin < 5
+
+
+def test_a_run_that_is_not_there_cannot_go_on(uri: str) -> None:
+    with pytest.raises(InputError, match="0123abcd"):
+        start(uri, run_id="0123abcd")
+
+
+def test_a_server_that_is_killed_and_comes_back_holds_everything_exactly_once(
+    mlflow_server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    mlflow_server.start()
+    run = start(mlflow_server.uri, directory=tmp_path / "run", config={"epochs": 2}, flush_seconds=0.02,
+                retry_seconds=0.05, system_metrics_seconds=0.05)  # fmt: skip
+
+    def log(steps: range) -> None:
+        for step in steps:
+            run.log_metrics({"loss": 1 / (step + 1), "wer": math.nan if step == 120 else 0.5}, step)
+            time.sleep(0.002)
+
+    log(range(100))
+    wait_for(lambda: (99, 0.01) in points(mlflow_server.uri, run.run_id, "loss"))
+    mlflow_server.kill()
+    begin = time.monotonic()
+    log(range(100, 200))
+    assert time.monotonic() - begin < 5, "a server that is away does not hold up the training"
+    run.log_text("while it was away", "notes/away.txt")
+    wait_for(lambda: "the run goes on" in caplog.text)
+    mlflow_server.start()
+    log(range(200, 250))
+    run.finish()
+
+    stored_points = logged_points(mlflow_server.database, run.run_id)
+    loss = {step: values for (key, step), values in stored_points.items() if key == "loss"}
+    assert loss == {step: [1 / (step + 1)] for step in range(250)}
+    assert points(mlflow_server.uri, run.run_id, "loss") == [(step, 1 / (step + 1)) for step in range(250)]
+    assert {len(values) for values in stored_points.values()} == {1}
+    journal = [entry.event for entry in read(tmp_path / "run" / "journal.jsonl")]
+    journaled = [(key, event["step"]) for event in journal if event["kind"] == "metrics" for key in event["values"]]
+    assert sorted(journaled) == sorted(stored_points), "those of the system too"
+    assert any(key.startswith("system/") for key, _ in journaled)
+    mlflow_run = stored(mlflow_server.uri, run.run_id)
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.params == {"epochs": "2"}
+    assert mlflow_run.data.tags["first_non_finite.wer"] == "nan at step 120"
+    files = MlflowClient(mlflow_server.uri).list_artifacts(run.run_id, "notes")
+    assert [(file.path, file.file_size) for file in files] == [("notes/away.txt", 17)]
+    outages = [record.message for record in caplog.records if "goes on" in record.message]
+    assert len(outages) == 1, "one line for an outage, however long it is"
+
+
+def test_a_run_starts_and_ends_without_its_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    away = f"http://me:p@ss@127.0.0.1:{unused_port()}"
+    begin = time.monotonic()
+    with start(away, directory=tmp_path, system_metrics_seconds=0.05, retry_seconds=0.05) as run:
+        run.log_metrics({"loss": 1.0}, 1)
+        wait_for(lambda: "system/cpu_utilization_percentage" in run._journal.last_steps)
+        assert run.run_id is None
+    assert time.monotonic() - begin < 20
+    warning, end = [record.message for record in caplog.records if record.name.startswith("asr.")]
+    assert "Connection refused" in warning
+    assert "The run goes on" in warning
+    assert f"python -m asr.sync runs={os.path.relpath(tmp_path)}" in end
+    assert "ss@" not in caplog.text, "no password on the console"
+    kinds = [entry.event["kind"] for entry in read(tmp_path / "journal.jsonl")]
+    assert (kinds[0], kinds[-1]) == ("start", "end")
+    assert (tmp_path / "start/config.json").exists()
+
+
+def test_a_run_that_was_killed_goes_on_in_the_same_run_with_every_step_once(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two checkpoints it makes the steps since the first again, as training does."""
+    from mlflow import MlflowClient
+
+    program = (
+        "import sys, time; from pathlib import Path; from asr.tracking.sender import open_run\n"
+        "run = open_run(Path('run'), sys.argv[1], 'killed', 'a run', {}, {'epochs': 1}, flush_seconds=0.01)\n"
+        "for step in range(10**6):\n"
+        "    run.log_metrics({'loss': 1 / (step + 1), 'nan': float('nan')}, step)\n"
+        "    if step == 300: print('logged', flush=True)\n"
+        "    time.sleep(0.001)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("asr.tracking.journal.LOCK_SECONDS", 0.1)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", program, uri], text=True, env=environment,
+                          stdout=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout
+        assert process.stdout.readline() == "logged\n"
+        with pytest.raises(InputError, match="run is being trained by another process"):
+            start(uri, directory=Path("run"))
+        process.kill()
+    events = [entry.event for entry in read(Path("run/journal.jsonl"))]
+    last = max(event["step"] for event in events if event["kind"] == "metrics" and "loss" in event["values"])
+    with open_run(Path("run"), uri, "killed", "a run", {}, {"epochs": 2}, system_metrics_seconds=None) as run:
+        for step in range(200, last + 50):
+            run.log_metrics({"loss": 1 / (step + 1), "nan": math.nan}, step)
+
+    client = MlflowClient(uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("killed").experiment_id])
+    assert found.info.run_id == run.run_id
+    assert found.info.status == "FINISHED"
+    assert (found.data.tags["resumed"], found.data.tags["first_non_finite.nan"]) == ("1", "nan at step 0")
+    assert json.loads((folder_of(uri, run) / "resume_1/config.json").read_text()) == {"epochs": 2}
+    stored_points = logged_points(uri.removeprefix("sqlite:///"), run.run_id)
+    loss = {step: values for (key, step), values in stored_points.items() if key == "loss"}
+    assert loss == {step: [1 / (step + 1)] for step in range(last + 50)}
+    assert {len(values) for values in stored_points.values()} == {1}
+
+
+def test_another_uri_gets_a_run_with_everything(uri: str, mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    mlflow_server.start()
+    elsewhere = mlflow_server.uri
+    with start(uri, directory=tmp_path / "run", config={"epochs": 1}) as first:
+        first.log_metrics({"loss": 1.0}, 1)
+        first.log_table([{"id": "a", "wer": 0.5}], "errors/dev")
+    with start(elsewhere, directory=tmp_path / "run", config={"epochs": 2}) as second:
+        second.log_metrics({"loss": 5.0}, 1)
+        second.log_metrics({"loss": 2.0}, 2)
+        second.log_table([{"id": "a", "wer": 0.25}], "errors/dev")
+    assert points(elsewhere, second.run_id, "loss") == [(1, 1.0), (2, 2.0)]
+    assert points(uri, first.run_id, "loss") == [(1, 1.0)]
+    found = stored(elsewhere, second.run_id)
+    assert (found.data.params["epochs"], found.info.status) == ("1", "FINISHED")
+    table = Path(MlflowClient(elsewhere).download_artifacts(second.run_id, "errors/dev.json", str(tmp_path)))
+    mlflows_own = pandas.DataFrame([{"id": "a", "wer": 0.25}]).to_json(orient="split", index=False)
+    assert json.loads(table.read_text()) == json.loads(mlflows_own), "and no row is there twice"
+    assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [{"path": "errors/dev.json", "type": "table"}]
+
+
+def test_what_mlflow_refuses_for_good_does_not_hold_up_the_rest(
+    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "gone.txt").write_text("")
+    with start(uri, directory=tmp_path, config={"a?b": 1, "epochs": 2}, flush_seconds=1e9) as run:
+        run.log_file(tmp_path / "gone.txt")
+        (tmp_path / "gone.txt").unlink()
+        for step in range(5):
+            run.log_metrics({"loss": 1.0, "x" * 300: 1.0}, step)
+    assert points(uri, run.run_id, "loss") == [(step, 1.0) for step in range(5)]
+    assert stored(uri, run.run_id).data.params == {"epochs": "2"}
+    for what in ("param a?b", "gone.txt", "metric xxx"):
+        assert sum(f"{what}" in record.message for record in caplog.records) == 1, "told, and once"
+    assert "refused 7 entries" in caplog.text
+    assert Cursor.load(tmp_path).refused == 7
+    assert Cursor.load(tmp_path).pending(tmp_path) == 0
+
+
+def test_a_run_that_is_deleted_under_its_training_is_kept_and_can_be_restored(
+    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    run = start(uri, directory=tmp_path)
+    MlflowClient(uri).delete_run(run.run_id)
+    run.log_metrics({"loss": 1.0}, 1)
+    run.finish()
+    assert "was deleted there; restore it" in caplog.text
+    with pytest.raises(InputError, match="was deleted there; restore it"):
+        start(uri, directory=tmp_path)
+    MlflowClient(uri).restore_run(run.run_id)
+    start(uri, directory=tmp_path).finish()
+    assert points(uri, run.run_id, "loss") == [(1, 1.0)]
+
+
+def test_a_deleted_experiment_is_an_input_error_before_anything_is_logged(uri: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment("old"))
+    with pytest.raises(InputError, match=r"tracking\.experiment=old is deleted there"):
+        open_run(tmp_path, uri, "old", "a run", {}, {})
+    assert not (tmp_path / "journal.jsonl").exists()
+
+
+def test_code_version_of_a_repository_with_changes(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+        return subprocess.check_output(["git", *identity, *arguments], cwd=tmp_path, text=True)
+
+    assert code_version(tmp_path).commit.startswith("none: fatal: not a git repository")
+    git("init", "-q")
+    (tmp_path / "asr").mkdir()
+    (tmp_path / "asr/model.py").write_text("layers = 4\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    clean = code_version(tmp_path / "asr")
+    assert clean == (git("rev-parse", "HEAD").strip(), False, "")
+
+    (tmp_path / "asr/model.py").write_text("layers = 7\n")
+    (tmp_path / "new.py").write_text("")
+    changed = code_version(tmp_path / "asr")
+    assert changed.commit == clean.commit
+    assert changed.dirty
+    assert changed.diff.startswith("untracked: new.py\n")
+    assert "-layers = 4\n+layers = 7" in changed.diff
+    git("checkout", "-q", "asr/model.py")
+    subprocess.run(["git", "apply", "-"], input=changed.diff, cwd=tmp_path, text=True, check=True)
+    assert (tmp_path / "asr/model.py").read_text() == "layers = 7\n"
+
+
+def test_code_version_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    version = code_version(tmp_path)
+    assert version.commit.startswith("none: ")
+    assert "git" in version.commit
+
+
+def test_package_versions_name_python_and_torch() -> None:
+    versions = package_versions()
+    assert next(iter(versions)) == "python"
+    assert {"torch", "mlflow", "lhotse"} <= set(versions)

@@ -1,0 +1,184 @@
+"""The rehearsal: no batch of training is longer, it leaves no trace, and running out of memory is explained."""
+
+from itertools import islice, takewhile
+
+import pytest
+import torch
+from torch import nn
+
+from asr.config.build import build_session
+from asr.data.batches import Position
+from asr.data.loader import training_batches
+from asr.errors import InputError
+from asr.models.deep_speech2 import ModelOutput
+from asr.training.compute import Compute
+from asr.training.memory import EVALUATION_SETTINGS, TRAINING_SETTINGS, out_of_memory_explained
+from asr.training.memory_check import is_wanted, longest_batch, rehearse
+from asr.training.step import train_step
+
+CPU = Compute(torch.device("cpu"), bf16=False)
+OF_LIKE_LENGTH = ("batch.utterances=null", "batch.seconds=13", "batch.buckets=2")
+DROPOUT = ("model.gru_layers=2", "model.dropout=0.5")
+
+
+def stream(session, seed=1):
+    dataset = session.recognizer.dataset(session.augment, seed)
+    return training_batches(dataset, session.passes, Position(0, 0), workers=0, pin_memory=False)
+
+
+def rehearsal_batch(session):
+    return longest_batch(session.recognizer.dataset(session.augment, 1), session.passes)
+
+
+def frames(batch):
+    return batch.features.shape[0] * batch.features.shape[2]
+
+
+@pytest.mark.parametrize("augment", ["none", "speed_spec"])
+@pytest.mark.parametrize("batching", [(), OF_LIKE_LENGTH])
+def test_no_batch_of_training_is_longer(config, batching, augment):
+    session = build_session(config(*batching, f"augment={augment}"))
+    rehearsed = rehearsal_batch(session)
+    drawn = list(takewhile(lambda batch: batch.position.pass_number < 3, stream(session)))
+    most = max(map(frames, drawn))
+    assert most <= frames(rehearsed) <= (1.02 if augment == "speed_spec" else 1.0) * most
+    longest = max(drawn, key=frames)
+    if augment == "none":
+        assert set(rehearsed.ids) == set(longest.ids)
+        assert rehearsed.target_lengths.tolist() == [max(longest.target_lengths)] * len(longest.ids)
+
+
+def test_batches_of_like_length_exceed_their_seconds(config):
+    """Why the batches are looked through instead of reckoned: lhotse lets the last utterance lengthen the others."""
+    padded = rehearsal_batch(build_session(config(*OF_LIKE_LENGTH))).seconds
+    assert 13 < padded < 1.5 * 13
+
+
+def everything(session):
+    """All that training depends on or changes, by name."""
+    state = session.optimizer.state_dict()
+    moments = {f"{i} {name}": value for i, values in state["state"].items() for name, value in values.items()}
+    gradients = {f"{name}.grad": p.grad for name, p in session.recognizer.model.named_parameters()}
+    return session.recognizer.model.state_dict() | moments | gradients | {"generator": torch.get_rng_state()}
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert value is right[name] is None or torch.equal(value, right[name]), name
+
+
+def trained(config, rehearsed, steps=3):
+    """The state after some steps, with or without a rehearsal before each."""
+    session = build_session(config("epochs=1", "steps_per_epoch=10", "augment=wave_spec", *DROPOUT))
+    model, longest, losses = session.recognizer.model, rehearsal_batch(session), []
+    for batch in islice(stream(session), steps):
+        if rehearsed:
+            rehearse(model, longest, session.optimizer, CPU)
+        losses.append(train_step(model, [batch], session.optimizer, session.scheduler, 10.0, CPU).results)
+    return losses, everything(session)
+
+
+def test_a_rehearsal_leaves_no_trace(config):
+    session = build_session(config(*DROPOUT))
+    session.recognizer.model.train()
+    before = {name: value.clone() for name, value in everything(session).items() if value is not None}
+    rehearse(session.recognizer.model, rehearsal_batch(session), session.optimizer, CPU)
+    after = {name: value for name, value in everything(session).items() if value is not None}
+    assert_same(before, after)
+    assert session.recognizer.model.training
+
+
+def test_training_is_bit_for_bit_the_same_with_a_rehearsal_before_each_step(config):
+    (losses, state), (others, other) = trained(config, False), trained(config, True)
+    assert torch.equal(torch.stack(losses), torch.stack(others))
+    assert_same(state, other)
+
+
+@pytest.mark.parametrize(("steps", "times"), [(0, 2), (1, 0)])
+def test_the_state_that_adam_does_not_have_yet_is_held(config, monkeypatch, steps, times):
+    session = build_session(config())
+    model, batches, held = session.recognizer.model, stream(session), []
+    for batch in islice(batches, steps):
+        train_step(model, [batch], session.optimizer, session.scheduler, 10.0, CPU)
+    monkeypatch.setattr("asr.training.memory_check.torch.empty_like", lambda p: held.append(p.numel()))
+    rehearse(model, rehearsal_batch(session), session.optimizer, CPU)
+    assert sum(held) == times * sum(p.numel() for p in model.parameters())
+
+
+class Small(nn.Module):
+    """A model on a device that has room for so many frames; like a real one it changes what it can before it fails."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.norm, self.output, self.room = nn.BatchNorm1d(40), nn.Linear(40, 28), room
+
+    def forward(self, features, lengths):
+        x = self.norm(features + torch.rand(()))
+        if features.shape[0] * features.shape[2] > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+        return ModelOutput(self.output(x.transpose(1, 2)).log_softmax(-1), lengths)
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_a_device_without_room_for_the_longest_batch_is_found_out(config, spare):
+    session = build_session(config())
+    batch = rehearsal_batch(session)
+    model = Small(frames(batch) + spare).eval()
+    before, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    if spare == 0:
+        rehearse(model, batch, torch.optim.SGD(model.parameters()), CPU)
+    else:
+        with pytest.raises(InputError, match=r"longest batch that training can draw.*does not fit.*cpu: 8 utterances"):
+            rehearse(model, batch, torch.optim.SGD(model.parameters()), CPU)
+    assert_same(before, model.state_dict())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(generator, torch.get_rng_state())
+    assert not model.training
+
+
+def test_the_message_describes_the_batch_and_names_the_settings(config):
+    batch = next(stream(build_session(config())))
+    seconds = max(batch.lengths).item() / 80
+    with (
+        pytest.raises(InputError) as raised,
+        out_of_memory_explained(batch, torch.device("cpu"), bf16=False),
+    ):
+        torch.empty(10**15)  # what a CPU says
+    message = str(raised.value)
+    assert "\n" not in message
+    assert f"8 utterances ({batch.ids[0]}, {batch.ids[1]}, {batch.ids[2]}, ...), the longest of" in message
+    longest = float(message.split("the longest of ")[1].split(" s")[0])
+    assert longest == pytest.approx(seconds, abs=0.1)
+    assert "GiB: this process holds" in message
+    assert message.endswith(f"Lower {TRAINING_SETTINGS}")
+
+
+@pytest.mark.parametrize(("bf16", "way_out"), [(False, "set precision=bf16"), (True, EVALUATION_SETTINGS)])
+def test_on_cuda_the_message_tells_what_torch_holds(config, monkeypatch, bf16, way_out):
+    """CUDA itself is not there: what it would answer is given."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 * 2**30, 16 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 14.5 * 2**30)
+    batch = next(stream(build_session(config())))
+    with (
+        pytest.raises(
+            InputError, match=r"memory of cuda:1.*It has 16\.0 GiB: torch holds 14\.5, 1\.0 are free"
+        ) as raised,
+        out_of_memory_explained(batch, torch.device("cuda:1"), bf16, settings=EVALUATION_SETTINGS),
+    ):
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+    assert str(raised.value).endswith(way_out)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), InputError("another mistake"), KeyError("memory")])
+def test_other_errors_stay_as_they_are(config, error):
+    batch = rehearsal_batch(build_session(config()))
+    with pytest.raises(type(error)) as raised, out_of_memory_explained(batch, torch.device("cpu"), bf16=False):
+        raise error
+    assert raised.value is error
+
+
+def test_auto_rehearses_on_cuda_alone():
+    cuda = Compute(torch.device("cuda"), bf16=True)
+    assert [is_wanted(setting, CPU) for setting in ("auto", True, False)] == [False, True, False]
+    assert [is_wanted(setting, cuda) for setting in ("auto", True, False)] == [True, True, False]
