@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asr.config.naming import run_name, study_name
 from asr.errors import InputError, ToldError, mask
+from asr.help import print_help
 from asr.passwords import move_config_passwords, move_passwords
 from asr.training.distributed import is_main_process, leave_after_main, processes
 from asr.training.memory import explain_lost_memory, limit_memory
@@ -55,8 +56,11 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                 sys.argv[1:] = [move_passwords(argument) for argument in sys.argv[1:]]
                 if processes() > 1 and name != "train":
                     fail_alike(f"asr.{name} runs in one process: start it without torchrun")
-                refuse_arguments(sys.argv[1:])
-                hydra_main()
+                flags = refuse_arguments(sys.argv[1:])
+                if flags.help:
+                    print_help(name, flags.overrides, [Path(flags.config_dir), CONF] if flags.config_dir else [CONF])
+                else:
+                    hydra_main()
             except KeyboardInterrupt as stop:
                 if isinstance(stop, Interrupted):
                     leave_after_main()
@@ -129,8 +133,8 @@ def fail_alike(message: str) -> NoReturn:
     _fail(message)
 
 
-def refuse_arguments(arguments: Sequence[str]) -> None:
-    """Ends the process with a paragraph on arguments that Hydra would answer with its usage or a traceback."""
+def refuse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what is typed; end the process with a paragraph where Hydra would show its usage or a traceback."""
     parser = get_args_parser()
     parser.allow_abbrev = False  # --experiment would be short for --experimental-rerun
     parser.exit_on_error = False
@@ -160,6 +164,7 @@ def refuse_arguments(arguments: Sequence[str]) -> None:
             fail_alike(f"{key}={option}: Hydra makes no directories here; output_dir=DIRECTORY says where results go")
         if _chooses_one(override) and not isinstance(typed, str | list):
             fail_alike(_no_such_option(key, option, _options(key)))
+    return flags
 
 
 def _options(group: str) -> list[str]:
