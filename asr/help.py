@@ -34,6 +34,14 @@ def print_help(command: str, overrides: Sequence[str], folders: Sequence[Path]) 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def print_options(title: str, group: str, folder: Path) -> None:
+    """Print the options of a group, each with the comment at the top of its file."""
+    print(title)
+    for path in sorted((folder / group).glob("*.yaml")):
+        comments = [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
+        print("\n".join(_row(path.stem, " ".join(line for line in comments if not line.startswith("@package")))))
+
+
 def _lines(command: str, config: DictConfig, folders: Sequence[Path]) -> Iterator[str]:
     choices = config.hydra.runtime.choices
     groups = list(_groups(command, folders))

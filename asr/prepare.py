@@ -14,12 +14,13 @@ from omegaconf import DictConfig
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from asr.cli import entry_point
+from asr.cli import CONF, entry_point, fail_alike
 from asr.console import console
 from asr.corpora.download import ensure_part
 from asr.corpora.manifest import PartSummary, index_part
 from asr.corpora.synthetic.corpus import make_corpus
 from asr.errors import InputError
+from asr.help import print_options
 from asr.settings import GROUP, TEXT, TEXTS, WHOLE_FROM_0, WHOLE_FROM_1, check, one_of
 
 RULES = {TEXT: "root manifests", TEXTS: "parts", WHOLE_FROM_1: "jobs?", one_of(True, False): "verify_audio"}
@@ -92,10 +93,19 @@ def _report(root: Path, manifests: Path, summaries: list[PartSummary], absent: l
 
 
 def command() -> None:
-    """`prepare librispeech` is `prepare corpus=librispeech`."""
-    first = sys.argv[1] if len(sys.argv) > 1 else "-"
-    if "=" not in first and not first.startswith("-"):
-        sys.argv[1] = f"corpus={first}"
+    """Take `prepare librispeech` for `prepare corpus=librispeech`, and list the corpora where none is named."""
+    arguments = sys.argv[1:]
+    if not arguments:
+        print_options(
+            "python -m asr.prepare CORPUS gets and indexes one of these; --help shows its settings", "corpus", CONF
+        )
+        return
+    if "=" not in arguments[0] and not arguments[0].startswith("-"):
+        sys.argv[1] = f"corpus={arguments[0]}"
+    elif not any(
+        argument in ("-h", "--help", "--hydra-help") or argument.startswith("corpus=") for argument in arguments
+    ):
+        fail_alike("no corpus is named: python -m asr.prepare CORPUS ...; without anything else it lists the corpora")
     main()
 
 

@@ -76,6 +76,8 @@ def command(monkeypatch, tmp_path, capsys):
         (["train", "epochs="], ["epochs"]),
         (["train", "epochs"], ["epochs"]),
         (["train", "model.convs=[{kernel: 3"], ["model.convs"]),
+        (["prepare", "root=/nowhere"], ["no corpus is named", "python -m asr.prepare CORPUS"]),
+        (["prepare", "-m", "seed=1,2"], ["no corpus is named"]),
         (["evaluate"], ["checkpoint is not given"]),
         (["evaluate", "checkpoint=3"], ["checkpoint=3", "a text"]),
         (["evaluate", "checkpoint=none.pt", "parts=3"], ["parts=3", "a list of texts"]),
@@ -110,6 +112,14 @@ def test_help_tells_the_groups_the_settings_and_examples(command, name):
     assert code == 0
     assert f"python -m asr.{name}" in printed.out
     assert "Settings (KEY=VALUE)" in printed.out
+
+
+def test_prepare_alone_lists_the_corpora_and_makes_nothing(command, tmp_path):
+    code, printed = command("prepare")
+    assert code == 0
+    for corpus in ("librispeech", "mini_librispeech", "synthetic"):
+        assert f"\n  {corpus} " in printed.out
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_config_can_be_seen_without_running(command):

@@ -19,6 +19,9 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".yaml", ".yaml.gz")  # 
 TOLERANCE_SECONDS = 0.025  # lhotse's own: by so much a cut may pass the end of its recording
 
 
+QUICKSTART = ". To try it without a corpus: bash scripts/quickstart.sh makes a small one and trains on it in 12 minutes"
+
+
 def load_cuts(source: str, root: Path, manifest_dir: Path) -> CutSet:
     """All cuts of a part or of a file, in memory: each mono, with one supervision, its text and its audio file.
 
@@ -41,7 +44,7 @@ def load_cuts(source: str, root: Path, manifest_dir: Path) -> CutSet:
         if not path.is_file():
             raise InputError(
                 f"part {source!r} has no index {path} (indexed there: {', '.join(known) or 'nothing'}); "
-                f"make it: {prepare_command(root, manifest_dir, [source])}"
+                f"make it: {prepare_command(root, manifest_dir, [source])}{'' if root.is_dir() else QUICKSTART}"
             )
         prepare = prepare_command(root, manifest_dir, known)
         if not root.is_dir():
