@@ -1,0 +1,86 @@
+"""What CONTRIBUTING.md says of one's own model, augmentation and corpus works as it stands there."""
+
+import re
+import sys
+
+import pytest
+from conftest import CHOICES, ROOT, content, job, same, write_part
+from hydra import compose, initialize_config_dir
+from lhotse import CutSet, Recording, SupervisionSegment
+
+from asr import cli, evaluate, prepare, train
+from asr.errors import InputError
+from asr.training import checkpoint, evaluation
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A folder with every file that CONTRIBUTING.md shows by name, and a small corpus in LibriSpeech's layout."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for name, file in re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", text, re.DOTALL):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file)
+    for number, part in enumerate(("lessons", "check", "exam")):
+        write_part(tmp_path / "speech", part, 100 + number, 6, seed=number)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    [command] = re.findall(r"python -m asr\.(prepare \w+ root=speech .*)", text)
+    monkeypatch.setattr(sys, "argv", command.split())
+    prepare.command()
+    return tmp_path
+
+
+def run(folder, name, *overrides):
+    """Train the model, augmentation and corpus of the page in folder/name."""
+    chosen = [
+        "model=conv_net",
+        "augment=telephone",
+        "data=speech",
+        "epochs=3",
+        "steps_per_epoch=2",
+        "batch.utterances=3",
+    ]
+    here = [f"output_dir={folder / name}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}", "workers=0",
+            "tracking.system_metrics_seconds=null", f"hydra.searchpath=[file://{folder / 'conf'}]"]  # fmt: skip
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        config = compose("train", [*chosen, *here, *overrides])
+    return train.run(config, job(name, **CHOICES))
+
+
+def test_a_model_of_ones_own_trains_resumes_and_is_scored(mine, monkeypatch):
+    """With one's own augmentation on one's own corpus. asr.evaluate refuses its checkpoint, as the page says."""
+    results = run(mine, "undisturbed")
+    assert list(results) == ["exam"]
+    with monkeypatch.context() as patched:
+        count = iter(range(2))
+
+        def second_dev_fails(*arguments):
+            if next(count):
+                raise ZeroDivisionError("stands in for a kill")
+            return decode(*arguments)
+
+        decode = evaluation.greedy
+        patched.setattr(evaluation, "greedy", second_dev_fails)
+        with pytest.raises(ZeroDivisionError):
+            run(mine, "resumed")
+    assert checkpoint.load(mine / "resumed/last.pt").progress["epoch"] == 1
+    assert run(mine, "resumed") == results
+    same(content(mine / "resumed/last.pt"), content(mine / "undisturbed/last.pt"))
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        config = compose("evaluate", [f"checkpoint={mine / 'resumed/best.pt'}", f"output_dir={mine / 'scores'}"])
+    with pytest.raises(InputError, match=r"my_models\.ConvNet.*only asr\.models\.deep_speech2\.DeepSpeech2"):
+        evaluate.run(config)
+
+
+def test_a_cutset_stands_in_for_a_part(mine, capsys):
+    cuts = []
+    for transcripts in (mine / "speech/lessons").rglob("*.trans.txt"):
+        for line in transcripts.read_text().splitlines():
+            id, _, text = line.partition(" ")
+            cut = Recording.from_file(transcripts.parent / f"{id}.flac", recording_id=id).to_cut()
+            cut.supervisions = [SupervisionSegment(id, id, 0, cut.duration, text=text)]
+            cuts.append(cut)
+    CutSet.from_cuts(cuts).to_file("train_cuts.jsonl.gz")
+    run(mine, "run", "data.train=[train_cuts.jsonl.gz]", "dry_run=true")
+    assert re.search(r"train +train_cuts +6 ", capsys.readouterr().out)
