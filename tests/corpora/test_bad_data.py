@@ -237,7 +237,7 @@ def test_a_cut_set_is_refused_before_any_work(what: str, tmp_path: Path) -> None
     IN_A_CUT_SET[what](tmp_path, make_cut(tmp_path, "a"))
     with pytest.raises(InputError) as error:
         load_cuts(str(tmp_path / "cuts.jsonl"), tmp_path, tmp_path)
-    assert as_documented(str(error.value), tmp_path) == messages("In a CutSet of one's own")[what]
+    assert as_documented(str(error.value), tmp_path) == messages("In a CutSet of your own")[what]
 
 
 def replace_samples(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
@@ -390,13 +390,13 @@ def test_the_plan_of_a_training_names_what_is_dropped(what: str, tmp_path: Path)
     save(tmp_path, make_cut(tmp_path, "a"), make_cut(tmp_path, "b", IN_THE_SELECTION[what]))
     cuts = load_cuts(str(tmp_path / "cuts.jsonl"), tmp_path, tmp_path)
     selection = select(cuts, LETTERS.normalize, lambda seconds: round(seconds * 40), frames_needed, None, None)
-    assert drops(selection) == messages("In the selection of what is trained on")[what]
+    assert drops(selection) == messages("In the selection of training utterances")[what]
     assert [cut.id for cut in selection.kept] == ["a"]
     assert selection.total == len(cuts) == 2
 
 
 def test_every_row_of_the_document_is_a_case_here() -> None:
     assert list(messages("In a tree of LibriSpeech's layout")) == list(IN_A_TREE)
-    assert list(messages("In a CutSet of one's own")) == list(IN_A_CUT_SET)
-    assert list(messages("In the selection of what is trained on")) == list(IN_THE_SELECTION)
+    assert list(messages("In a CutSet of your own")) == list(IN_A_CUT_SET)
+    assert list(messages("In the selection of training utterances")) == list(IN_THE_SELECTION)
     assert list(messages("While audio is read")) == list(IN_TRAINING)
