@@ -1,4 +1,4 @@
-"""python -m asr.prepare: get a corpus, or use the one that is there, and index it for training.
+"""python -m asr.prepare: download or make a corpus, or use one that you have, and index it for training.
 
 python -m asr.prepare librispeech parts=[train-clean-100,dev-clean]
 python -m asr.prepare synthetic
