@@ -58,7 +58,8 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                     fail_alike(f"asr.{name} runs in one process: start it without torchrun")
                 flags = refuse_arguments(sys.argv[1:])
                 if flags.help:
-                    print_help(name, flags.overrides, [Path(flags.config_dir), CONF] if flags.config_dir else [CONF])
+                    one_run = [] if flags.multirun else flags.overrides  # the values of several cannot be shown
+                    print_help(name, one_run, [Path(flags.config_dir), CONF] if flags.config_dir else [CONF])
                 else:
                     hydra_main()
             except KeyboardInterrupt as stop:

@@ -86,6 +86,10 @@ def test_help_shows_the_values_that_the_command_would_have(help_of):
     assert "scheduler.mode=triangular2" in text
 
 
+def test_help_of_a_multirun_shows_the_defaults(help_of):
+    assert "\n  epochs=50  " in help_of("train", "-m", "epochs=1,2")
+
+
 def test_a_setting_without_a_comment_is_shown_too(help_of, tmp_path):
     """In a model of the user's own, in a folder of the user's own."""
     (tmp_path / "model").mkdir()
