@@ -122,7 +122,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def fail_alike(message: str) -> NoReturn:
-    """End the process with a paragraph on a mistake that all processes of a training see; only the main one prints it."""
+    """End the process with a paragraph on a mistake that all processes of a training see; the main one prints it."""
     if not is_main_process():
         time.sleep(10)  # torchrun ends all when one has ended
         sys.exit(2)
