@@ -206,6 +206,11 @@ def no_such_setting(config: DictConfig, key: str) -> str:
     return f"{key}: there is no such setting{hint} Valid {'in ' + parent if parent else 'here'}: {', '.join(names)}"
 
 
-OmegaConf.register_new_resolver("divide", lambda value, by: float(f"{value / by:.12g}"))  # 6e-4 / 6 is then 1e-4
+def divide(value: float, by: float) -> float:
+    """Return the quotient: a whole number where it is one, else rounded to 12 digits, so that 6e-4 / 6 is 1e-4."""
+    return value // by if value % by == 0 else float(f"{value / by:.12g}")
+
+
+OmegaConf.register_new_resolver("divide", divide)
 OmegaConf.register_new_resolver("run_name", run_name)
 OmegaConf.register_new_resolver("study_name", study_name)
