@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,6 @@ from asr.corpora.audio_files import hides_samples
 from asr.corpora.cuts import TOLERANCE_SECONDS
 from asr.corpora.utterance import IndexedCut, rate_problem
 from asr.errors import InputError, first_line
-
-with warnings.catch_warnings():
-    # By default lhotse mirrors or cuts the end of an utterance where up to half a second is missing or too much, and
-    # says nothing. It warns that resampling may need such a repair; what resampling rounds is a sample or two.
-    warnings.simplefilter("ignore")
-    set_audio_duration_mismatch_tolerance(TOLERANCE_SECONDS)
 
 
 class UnreadableError(InputError):
@@ -33,6 +28,7 @@ def load_audio(cut: Cut, sample_rate: int) -> np.ndarray:
 
     raises: UnreadableError, also if over TOLERANCE_SECONDS of what the cut promises are missing, or its file has more
     """
+    _tighten_lhotse()
     if isinstance(cut, IndexedCut):
         cut = cut.mono()
     source = cut.recording.sources[0]
@@ -55,6 +51,18 @@ def load_audio(cut: Cut, sample_rate: int) -> np.ndarray:
     if hides:
         raise UnreadableError(cut.id, f"{name} holds more samples than its header declares")
     return samples[0]
+
+
+@cache
+def _tighten_lhotse() -> None:
+    """Lower lhotse's tolerance in this process, once.
+
+    By default lhotse mirrors or cuts the end of an utterance where up to half a second is missing or too much, and says
+    nothing. It warns that resampling may need such a repair; what resampling rounds is a sample or two.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        set_audio_duration_mismatch_tolerance(TOLERANCE_SECONDS)
 
 
 def _name(source: AudioSource) -> str:

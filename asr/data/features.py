@@ -46,11 +46,12 @@ class LogMel(nn.Module):
         self.sample_rate, self.hop_samples, self.n_mels = sample_rate, hop_samples, n_mels
         self.floor, self.normalize = floor, normalize
         self.shortest = n_fft // 2 + 1  # samples: fewer cannot be mirrored at their ends, so silence is added
-        # With the writeup's n_fft and n_mels some of the lowest filters fall between two frequencies and stay empty.
-        warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
         # Complex: torchaudio's power takes roots and squares them, at four times the cost of ours.
         self.spectrum = Spectrogram(n_fft, hop_length=hop_samples, power=None)
-        self.mel = MelScale(n_mels, sample_rate, f_max=max_hz, n_stft=n_fft // 2 + 1)
+        with warnings.catch_warnings():
+            # With the writeup's n_fft and n_mels some of the lowest filters fall between two frequencies and are empty.
+            warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
+            self.mel = MelScale(n_mels, sample_rate, f_max=max_hz, n_stft=n_fft // 2 + 1)
 
     def frames(self, samples: int) -> int:
         """Frames of an utterance of so many samples (the window is centred, so one more than whole steps)."""
