@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from asr.config.rules import TRAIN
 from asr.corpora.parts import Data, _refuse_two_roles, load_parts
 from asr.corpora.selection import drops, select
 from asr.data.augment import Augment
@@ -20,39 +21,10 @@ from asr.data.batches import Passes
 from asr.data.text import frames_needed
 from asr.errors import InputError, first_line
 from asr.models.recognizer import Recognizer
-from asr.settings import (
-    GROUP,
-    POSITIVE,
-    SHARE,
-    TEXT,
-    TEXTS,
-    WHOLE_FROM_0,
-    WHOLE_FROM_1,
-    WHOLE_FROM_2,
-    Rules,
-    check,
-    one_of,
-)
+from asr.settings import check
 from asr.training.compute import Compute
 from asr.training.distributed import join
 from asr.training.memory import keep_freed_memory
-
-MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
-RULES: Rules = {
-    GROUP: "model data augment optimizer scheduler batch features checkpoint tracking",
-    TEXT: "alphabet device precision output_dir init_from? tracking.uri tracking.experiment data.root data.manifests",
-    TEXTS: "data.train data.dev data.test",
-    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.accumulate tracking.log_every "
-    "data.max_characters? max_non_finite",
-    WHOLE_FROM_0: "workers seed",
-    WHOLE_FROM_2: "batch.buckets",
-    POSITIVE: "max_grad_norm batch.seconds? batch.eval_seconds data.max_seconds? tracking.system_metrics_seconds? "
-    "checkpoint.every_minutes",
-    SHARE: "max_unreadable_share",
-    one_of(*MONITORS): "monitor",
-    one_of("auto", True, False): "rehearse",
-    one_of(True, False): "deterministic dry_run fresh sync_batch_norm",
-}
 
 
 def make(node: Any, name: str, **arguments: Any) -> Any:
@@ -92,8 +64,6 @@ def set_deterministic(wanted: bool) -> None:
 
 def build_compute(device: str, precision: str) -> Compute:
     """Resolves auto; InputError for a device that is not there."""
-    if precision not in ("auto", "float32", "bf16"):
-        raise InputError(f"precision={precision}: it is one of auto, float32, bf16")
     world = join()
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
@@ -153,7 +123,7 @@ class Session:
 
 def build_session(config: DictConfig) -> Session:
     """Checks and builds everything, so that a mistake is found before training; InputError says which."""
-    check(config, RULES)
+    check(config, TRAIN)
     set_deterministic(config.deterministic)
     compute = build_compute(config.device, config.precision)
     recognizer = build_recognizer(config, config.seed)

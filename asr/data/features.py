@@ -40,7 +40,7 @@ class LogMel(nn.Module):
         require("features.n_fft", n_fft, whole(2, sample_rate))  # a window of a second at most
         require("features.hop_samples", hop_samples, whole(1, n_fft))
         require("features.n_mels", n_mels, whole(1, 1_024))
-        require("features.max_hz?", max_hz, POSITIVE)
+        require("features.max_hz", max_hz, POSITIVE.or_null)
         require("features.floor", floor, POSITIVE)
         require("features.normalize", normalize, one_of("none", "utterance"))
         self.sample_rate, self.hop_samples, self.n_mels = sample_rate, hop_samples, n_mels
