@@ -6,12 +6,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from asr.config.build import Session
 from asr.config.naming import Job
 from asr.console import PartPlan
 from asr.corpora.parts import Data
 from asr.corpora.selection import drops
 from asr.models.deep_speech2 import count_parameters
+from asr.training.experiment import Experiment
 
 
 def plan_parts(data: Data) -> list[PartPlan]:
@@ -23,32 +23,32 @@ def plan_parts(data: Data) -> list[PartPlan]:
     ]
 
 
-def plan_record(config: DictConfig, session: Session, job: Job) -> dict[str, Any]:
+def plan_record(config: DictConfig, run: Experiment, job: Job) -> dict[str, Any]:
     """The plan as plan.json keeps it for the report."""
     return {
         "name": job.name,
         "command": job.command,
         "overrides": job.overrides,
-        "device": session.compute.describe(),
-        "parameters": count_parameters(session.recognizer.model),
-        "total_steps": config.epochs * session.steps_per_epoch,
-        "parts": [part._asdict() for part in plan_parts(session.data)],
+        "device": run.compute.describe(),
+        "parameters": count_parameters(run.recognizer.model),
+        "total_steps": run.total_steps,
+        "parts": [part._asdict() for part in plan_parts(run.data)],
     }
 
 
-def plan_facts(config: DictConfig, session: Session, directory: Path) -> dict[str, str]:
+def plan_facts(config: DictConfig, run: Experiment, directory: Path) -> dict[str, str]:
     """What the run is about to do, by name."""
-    batch, steps = config.batch, session.steps_per_epoch
+    batch, steps = config.batch, run.steps_per_epoch
     of_what = f"{batch.utterances} random utterances" if batch.utterances else f"{batch.seconds:g} s of like length"
-    train = session.data.train.values()
-    rate = session.recognizer.features.sample_rate
-    selections = [selection for parts in session.data.roles().values() for selection in parts.values()]
+    train = run.data.train.values()
+    rate = run.recognizer.features.sample_rate
+    selections = [selection for parts in run.data.roles().values() for selection in parts.values()]
     resampled = sum(cut.sampling_rate != rate for selection in selections for cut in selection.kept)
     facts = {
         "train on": f"{sum(len(s.kept) for s in train):,} utterances, {sum(s.hours for s in train):.2f} hours",
-        "model": f"{count_parameters(session.recognizer.model):,} parameters",
-        "training": f"{config.epochs} epochs of {steps:,} steps: {config.epochs * steps:,} steps of {of_what}",
-        "device": session.compute.describe(),
+        "model": f"{count_parameters(run.recognizer.model):,} parameters",
+        "training": f"{config.epochs} epochs of {steps:,} steps: {run.total_steps:,} steps of {of_what}",
+        "device": run.compute.describe(),
         "results": os.path.relpath(directory),
         "tracking": f"{config.tracking.uri}, experiment {config.tracking.experiment}",
     }

@@ -14,7 +14,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from asr.cli import entry_point
-from asr.config.build import Session, build_session
+from asr.config.build import build_experiment
 from asr.config.naming import Job, current_job
 from asr.console import console, print_plan, print_whereabouts
 from asr.errors import InputError, mask
@@ -43,6 +43,7 @@ from asr.settings import GROUP, STRING, SWITCH, Rules, check, one_of, whole
 from asr.sweep import parent_tags
 from asr.tracking.sender import Run, open_run
 from asr.train import GROUPS
+from asr.training.experiment import Experiment
 
 RULES: Rules = {
     "search": GROUP,
@@ -129,11 +130,11 @@ def run_study(config: DictConfig, job: Job, space: Space) -> None:
 
 def print_study_plan(config: DictConfig, job: Job, space: Space, study: optuna.Study | None) -> None:
     """What is about to happen; InputError if a trial of the space cannot be."""
-    training, session = probe(config, space)
-    a_trial = plan_facts(training, session, Path(config.output_dir))
+    training, run = probe(config, space)
+    a_trial = plan_facts(training, run, Path(config.output_dir))
     a_trial["training"] += "; a trial at the upper edge of the space"
     facts = study_facts(config, space, study) | a_trial
-    print_plan(f"{job.name}: the plan", plan_parts(session.data), facts)
+    print_plan(f"{job.name}: the plan", plan_parts(run.data), facts)
 
 
 def unfinished(study: optuna.Study, total: int) -> bool:
@@ -149,7 +150,7 @@ def study_record(config: DictConfig) -> dict[str, Any]:
     return {**training, "search": search, "study": {key: config.study[key] for key in DECISIVE}}
 
 
-def probe(config: DictConfig, space: Space) -> tuple[DictConfig, Session]:
+def probe(config: DictConfig, space: Space) -> tuple[DictConfig, Experiment]:
     """Builds trainings that hold every edge of the space, so that a mistake is found before the first trial.
 
     returns: the last of them, and its config
@@ -158,11 +159,11 @@ def probe(config: DictConfig, space: Space) -> tuple[DictConfig, Session]:
         settings = trial_settings(config, space, values)
         try:
             training = with_settings(config, settings)
-            session = build_session(training)
+            run = build_experiment(training)
         except InputError as error:
             tried = ", ".join(f"{key}={value}" for key, value in settings.items())
             raise InputError(f"a trial at an edge of the space ({tried}) cannot be: {error}") from error
-    return training, session
+    return training, run
 
 
 def study_facts(config: DictConfig, space: Space, study: optuna.Study | None) -> dict[str, str]:

@@ -5,26 +5,19 @@ python -m asr.train experiment=quickstart dry_run=true
 """
 
 import json
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
-from lhotse import CutSet
-from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from omegaconf import DictConfig
 
-from asr.artifacts import augmentation
+from asr.artifacts.augmentation import write_augmentation
 from asr.artifacts.error_table import error_rows
 from asr.cli import entry_point
-from asr.config.build import Session, build_session
+from asr.config.build import build_experiment
 from asr.config.naming import EXECUTION_KEYS, Job, current_job
-from asr.console import console, print_plan, print_results, print_whereabouts, progress_bar
-from asr.data.batches import Position, Share
-from asr.data.dataset import UtteranceDataset
-from asr.data.loader import evaluation_batches, training_batches
+from asr.console import console, print_plan, print_results, print_whereabouts
 from asr.errors import DivergedError, InputError
 from asr.files import write_json
 from asr.metrics import ErrorRates
@@ -34,54 +27,56 @@ from asr.sweep import parent_tags
 from asr.tracking.journal import Journal, has_finished
 from asr.tracking.sender import Run, open_run, send_pending
 from asr.training import checkpoint
-from asr.training.distributed import ALONE, World, join
+from asr.training.distributed import init_distributed
 from asr.training.evaluation import Evaluation, score_parts
-from asr.training.fit import fit
-from asr.training.guard import Guard
-from asr.training.memory_check import is_wanted, longest_batch, parallel, rehearse
-from asr.training.signals import Interrupted, deferred
+from asr.training.experiment import Experiment
+from asr.training.loop import fit
+from asr.training.monitor import TrainingMonitor
+from asr.training.signals import Interrupted
 from asr.training.state import TrainState
-from asr.training.watch import Watch
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "sweep")
 
 
 @entry_point("train")
 def main(config: DictConfig) -> None:
-    """The command: one run, named by its overrides."""
-    with join().losses_explained():
+    """Train and test one run, named by its overrides."""
+    with init_distributed().explain_lost_ranks():
         run(config, current_job("asr.train", GROUPS))
 
 
 def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
-    """From plan to results by test part; empty after a dry run. In its directory a run goes on where it stopped.
+    """Train and test; return the error rates by test part, none after a dry run. A run that was stopped is resumed.
 
     Where torchrun has started several processes, each calls it; the main one alone prints, writes and tracks.
     """
-    world = join()
+    world = init_distributed()
     console.quiet = not world.is_main
-    session = world.together(lambda: build_session(config))
+    with world.errors_shared():
+        run = build_experiment(config)
     directory = Path(config.output_dir)
-    print_plan(f"{job.name}: the plan", plan_parts(session.data), plan_facts(config, session, directory))
+    print_plan(f"{job.name}: the plan", plan_parts(run.data), plan_facts(config, run, directory))
     if config.dry_run:
         return {}
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    # The lock comes before any look at what the directory holds: another start of this run may be changing it.
-    with world.together(lambda: closing(lock(directory, config.fresh)) if world.is_main else nullcontext()) as journal:
-        state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
-        world.together(lambda: restore(state, directory, plain, job, world))
+    with ExitStack() as stack:
+        journal = tracked = None
+        # The lock comes before any look at what the directory holds: another start of this run may be changing it.
+        with world.errors_shared():
+            if world.is_main:
+                journal = stack.enter_context(closing(lock(directory, config.fresh)))
+        state = TrainState(run.recognizer.model, run.optimizer, run.scheduler)
+        with world.errors_shared():
+            restore(state, directory, run, job)
         if world.max(int(world.is_main and has_finished(directory))):
             if journal:
                 send_pending(journal)  # a kill after the end of the run may have left some
             return show_finished(config, directory, job.name)
-        with (
-            world.together(
-                lambda: open_tracked(session, config, job, plain, journal) if journal else nullcontext()
-            ) as tracked,
-            world.losses_explained(),  # here too, so that it is told before the tracked run is closed
-        ):
-            train(state, session, config, plain, directory, tracked)
-            results = test(state, session, config, directory, tracked)
+        with world.errors_shared():
+            if journal:
+                tracked = stack.enter_context(open_tracked(config, run, job, journal))
+        stack.enter_context(world.explain_lost_ranks())  # here too, so that it is reported before the run is closed
+        train(run, state, TrainingMonitor(run, state, directory, tracked))
+        results = test(run, state, directory, tracked)
     print_results(f"{job.name}: best.pt on the test parts", results)
     print_whereabouts(directory, config.tracking.uri)
     return results
@@ -99,32 +94,31 @@ def lock(directory: Path, fresh: bool) -> Journal:
     return Journal(directory)
 
 
-def restore(state: TrainState, directory: Path, config: dict[str, Any], job: Job, world: World = ALONE) -> None:
-    """Goes on from the last checkpoint that is whole, if there is one, else takes the weights of init_from, if any."""
+def restore(state: TrainState, directory: Path, run: Experiment, job: Job) -> None:
+    """Resume from the directory's last whole checkpoint; if there is none, take the weights of init_from, if any."""
+    world = run.compute.world
     if world.rank:
-        torch.manual_seed(config["seed"] + world.rank)  # the weights are made: dropout differs
+        torch.manual_seed(run.config["seed"] + world.rank)  # the weights are made: dropout differs
     if found := checkpoint.load_last(directory):
         saved, path, problem = found
         if problem:
             console.print(f"{problem}. The run goes on from {path.name}, the one before.", soft_wrap=True)
-        differing = differences(saved.config, config, ignore=EXECUTION_KEYS)
+        differing = differences(saved.config, run.config, ignore=EXECUTION_KEYS)
         if differing:
             raise InputError(
-                f"{directory} holds a run with another config ({'; '.join(differing)}): only the same command goes on "
-                "with it. fresh=true starts over and keeps the old under another name; so does another output_dir"
+                f"{directory} holds a run with another config ({'; '.join(differing)}): only the same command resumes "
+                "it. fresh=true starts over and keeps the old under another name; so does another output_dir"
             )
-        processes = 1 + len(saved.rng.get("others", []))
-        if processes != world.size:
-            how = f"torchrun --nproc-per-node={processes}" if processes > 1 else "python"
-            raise InputError(
-                f"{path} is of a run of {processes} processes, and now there are {world.size}: each has generators of "
-                f"its own, which dropout uses. Start as many (on one machine by {how} -m asr.train ...), or start over "
-                "with fresh=true, which keeps the old under another name"
+        state.restore(saved, path, world)
+        console.print(f"Resumes from {path}: epoch {state.epoch} is done, step {state.step:,}.", soft_wrap=True)
+        if saved.processes != world.size:
+            console.print(
+                f"It was saved by {saved.processes} processes, and now there are {world.size}: the batches stay the "
+                "same, but dropout's draws and rounding differ from those of an uninterrupted run.",
+                soft_wrap=True,
             )
-        state.restore(saved, path, world.rank)
-        console.print(f"Goes on from {path}: epoch {state.epoch} is done, step {state.step:,}.", soft_wrap=True)
-    elif config["init_from"]:
-        path = Path(config["init_from"])
+    elif run.config["init_from"]:
+        path = Path(run.config["init_from"])
         refuse_unfinished(path, job)
         checkpoint.load_weights(state.model, checkpoint.load(path).model, path)
 
@@ -153,14 +147,13 @@ def show_finished(config: DictConfig, directory: Path, name: str) -> dict[str, E
     return results
 
 
-def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str, Any], journal: Journal,
-                 **tags: object) -> Run:  # fmt: skip
-    """The tracked run: the one that it had before it was stopped, or a new one; under the sweep's, if any.
+def open_tracked(config: DictConfig, run: Experiment, job: Job, journal: Journal, **tags: object) -> Run:
+    """Open the tracked run: the one that was stopped, or a new one; under the sweep's, if any.
 
     It writes config.json and plan.json into the journal's directory first.
     """
-    write_json(plain, journal.directory / "config.json")
-    plan = write_json(plan_record(config, session, job), journal.directory / "plan.json")
+    write_json(run.config, journal.directory / "config.json")
+    plan = write_json(plan_record(config, run, job), journal.directory / "plan.json")
     settings = config.tracking
     tracked = open_run(
         journal,
@@ -168,7 +161,7 @@ def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str
         settings.experiment,
         job.name,
         job.choices,
-        plain,
+        run.config,
         tags={"command": job.command, **parent_tags(), **tags},
         system_metrics_seconds=settings.system_metrics_seconds,
     )
@@ -176,72 +169,42 @@ def open_tracked(session: Session, config: DictConfig, job: Job, plain: dict[str
     return tracked
 
 
-def train(state: TrainState, session: Session, config: DictConfig, plain: dict[str, Any], directory: Path,
-          tracked: Run | None, after_epoch: Callable[[TrainState], None] | None = None) -> None:  # fmt: skip
-    """Runs `fit` with everything that watches it: progress, MLflow, history.jsonl, checkpoints, then after_epoch.
+def train(run: Experiment, state: TrainState, monitor: TrainingMonitor) -> None:
+    """Draw the augmentation, then train to the last epoch.
 
-    tracked: of the main process; the others have none
-    raises:  Interrupted on Ctrl-C or SIGTERM, between two batches, when all that was done is saved
+    raises: Interrupted on Ctrl-C or SIGTERM, between two batches, when all that was done is saved
     """
-    compute, world, recognizer = session.compute, session.compute.world, session.recognizer
-    cuts = session.data.training_cuts()
-    dataset = recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
-    share = Share(world.rank, world.size, config.batch.accumulate)
-    world.on_main(lambda: log_augmentation(dataset, cuts, directory, tracked))
-    model = ready_model(session, config, dataset, share)
-    loading = (config.workers, compute.pin_memory, share)
-    batches = training_batches(dataset, session.passes, Position(*state.position), *loading)
-    dev = (recognizer.dataset(None, config.seed), session.data.dev_cuts(), config.batch.eval_seconds)
-    total_steps = config.epochs * session.steps_per_epoch
-    with progress_bar() as bar, deferred(world.max) as stop:
-        watch = Watch(bar, tracked, directory, plain, Guard(directory, plain, len(cuts)), stop, world, state.step,
-                      total_steps, after_epoch)  # fmt: skip
+    with run.compute.world.errors_shared():
+        if monitor.tracked:
+            log_augmentation(run, monitor.directory, monitor.tracked)
+    with monitor:
         try:
-            fit(
-                state, model, batches, lambda: stop.heeded(evaluation_batches(*dev, *loading)), recognizer.alphabet,
-                compute, epochs=config.epochs, steps_per_epoch=session.steps_per_epoch,
-                max_grad_norm=config.max_grad_norm, monitor=config.monitor, accumulate=config.batch.accumulate,
-                read_every=compute.read_every(config.tracking.log_every),
-                ask=watch.ask, on_step=watch.step, on_read=watch.read, on_epoch=watch.epoch,
-            )  # fmt: skip
-        except Interrupted as interrupted:
-            watch.save(state)
-            console.print(
-                f"Stopped by {interrupted} after step {state.step:,}, saved: the same command goes on there.",
-                soft_wrap=True,
-            )
+            fit(run, state, monitor)
+        except Interrupted as signal:
+            monitor.save(state)
+            stopped = f"Stopped by {signal} after step {state.step:,}, saved: rerun the command to resume."
+            console.print(stopped, soft_wrap=True)
             raise
 
 
-def log_augmentation(dataset: UtteranceDataset, cuts: CutSet, directory: Path, tracked: Run | None) -> None:
-    """An utterance before and after each transform, in the directory and in MLflow."""
-    if tracked and dataset.augment and dataset.augment.transforms:
-        for path in augmentation.write_augmentation(dataset, cuts, directory / "augmentation"):
+def log_augmentation(run: Experiment, directory: Path, tracked: Run) -> None:
+    """Draw an utterance before and after each transform, in the directory and in MLflow."""
+    if run.augment.transforms:
+        cuts = run.data.training_cuts()
+        for path in write_augmentation(run.training_dataset(), cuts, directory / "augmentation"):
             tracked.log_file(path, "augmentation")
 
 
-def ready_model(session: Session, config: DictConfig, dataset: UtteranceDataset, share: Share) -> nn.Module:
-    """The model as all processes train it together, after the rehearsal of the longest batch if that is wanted."""
-    compute = session.compute
-    model = parallel(session.recognizer.model, compute)
-    if is_wanted(config.rehearse, compute):
-        longest = longest_batch(dataset, session.passes, share)
-        compute.world.together(lambda: rehearse(model, longest, session.optimizer, compute))
-    return model
-
-
-def test(
-    state: TrainState, session: Session, config: DictConfig, directory: Path, tracked: Run | None
-) -> dict[str, ErrorRates]:
-    """Scores best.pt on every test part, once, and writes what people look at."""
-    best, world = directory / checkpoint.BEST, session.compute.world
-    step = world.together(lambda: take_best(state, best, config.monitor))
-    parts = {part: selection.kept for part, selection in session.data.test.items()}
-    evaluations = score_parts(session.recognizer, session.compute, parts, config.batch.eval_seconds, config.workers)
-    results = {part: evaluation.rates for part, evaluation in evaluations.items()}
+def test(run: Experiment, state: TrainState, directory: Path, tracked: Run | None) -> dict[str, ErrorRates]:
+    """Score best.pt on every test part, once, and write what people look at."""
+    with run.compute.world.errors_shared():
+        step = take_best(state, directory / checkpoint.BEST, run.config["monitor"])
+    parts = {part: selection.kept for part, selection in run.data.test.items()}
+    settings = run.config["batch"]["eval_seconds"], run.config["workers"]
+    evaluations = score_parts(run.recognizer, run.compute, parts, *settings)
     if tracked:
-        write_results(evaluations, results, state, step, directory, tracked)
-    return results
+        write_results(evaluations, state, step, directory, tracked)
+    return {part: evaluation.rates for part, evaluation in evaluations.items()}
 
 
 def take_best(state: TrainState, best: Path, monitor: str) -> int:
@@ -253,15 +216,17 @@ def take_best(state: TrainState, best: Path, monitor: str) -> int:
     return saved.progress["step"]
 
 
-def write_results(evaluations: dict[str, Evaluation], results: dict[str, ErrorRates], state: TrainState, step: int,
-                  directory: Path, tracked: Run) -> None:  # fmt: skip
-    """results.json, error tables and curves, in the directory and in MLflow."""
+def write_results(
+    evaluations: dict[str, Evaluation], state: TrainState, step: int, directory: Path, tracked: Run
+) -> None:
+    """Write results.json, error tables and curves into the directory and MLflow."""
     from asr.artifacts.plots import learning_curves
 
     for part, evaluation in evaluations.items():
         tracked.log_table(error_rows(evaluation.scored), f"errors/{part}")
         tracked.log_metrics({f"{part}/{name}": v for name, v in evaluation.as_metrics().items()}, step)
-    write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
+    rates = {part: evaluation.rates.to_json() for part, evaluation in evaluations.items()}
+    write_json(rates, directory / "results.json")
     curves = directory / "learning_curves.png"
     learning_curves(state.history).savefig(curves)
     for path in (directory / "results.json", directory / "history.jsonl", curves):

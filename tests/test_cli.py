@@ -122,7 +122,7 @@ def test_an_error_of_ours_keeps_its_traceback(command, monkeypatch):
     def broken(config):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(train, "build_session", broken)
+    monkeypatch.setattr(train, "build_experiment", broken)
     with pytest.raises(ZeroDivisionError):
         command("train")
 

@@ -14,7 +14,7 @@ from lhotse import CutSet
 from mlflow import MlflowClient
 
 from asr import evaluate
-from asr.config.build import build_session
+from asr.config.build import build_experiment
 from asr.corpora.manifest import index_part
 from asr.errors import InputError
 from asr.tracking.journal import Journal
@@ -184,7 +184,7 @@ def test_the_plan_tells_what_was_rejected_and_what_is_resampled(tmp_path, capsys
 
 
 def test_an_epoch_is_a_pass_over_the_data_where_no_steps_are_given(config):
-    session = build_session(config("steps_per_epoch=null"))
+    session = build_experiment(config("steps_per_epoch=null"))
     assert session.steps_per_epoch == 48 / 8
 
 

@@ -1,29 +1,28 @@
 """From config to objects: the only caller of Hydra's instantiate."""
 
 import os
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from asr.config.rules import TRAIN
-from asr.corpora.parts import Data, _refuse_two_roles, load_parts
+from asr.corpora.parts import Data, load_parts, validate_roles
 from asr.corpora.selection import drops, select
-from asr.data.augment import Augment
 from asr.data.batches import Passes
 from asr.data.text import frames_needed
 from asr.errors import InputError, first_line
 from asr.models.recognizer import Recognizer
 from asr.settings import check
 from asr.training.compute import Compute
-from asr.training.distributed import join
+from asr.training.distributed import init_distributed
+from asr.training.experiment import Experiment
 from asr.training.memory import keep_freed_memory
 
 
@@ -64,7 +63,7 @@ def set_deterministic(wanted: bool) -> None:
 
 def build_compute(device: str, precision: str) -> Compute:
     """Resolves auto; InputError for a device that is not there."""
-    world = join()
+    world = init_distributed()
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         resolved = torch.device(name)
@@ -103,26 +102,12 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
             f"data.max_seconds ({config.max_seconds}) or data.max_characters ({config.max_characters}), or train on "
             "other parts"
         )
-    _refuse_two_roles(data)
+    validate_roles(data)
     return data
 
 
-@dataclass(frozen=True)
-class Session:
-    """All that a training run is made of, before anything is written."""
-
-    recognizer: Recognizer
-    augment: Augment
-    optimizer: Optimizer
-    scheduler: LRScheduler
-    compute: Compute
-    data: Data
-    passes: Passes
-    steps_per_epoch: int
-
-
-def build_session(config: DictConfig) -> Session:
-    """Checks and builds everything, so that a mistake is found before training; InputError says which."""
+def build_experiment(config: DictConfig) -> Experiment:
+    """Check the settings and build everything, so that a mistake is found before training; InputError names it."""
     check(config, TRAIN)
     set_deterministic(config.deterministic)
     compute = build_compute(config.device, config.precision)
@@ -138,4 +123,5 @@ def build_session(config: DictConfig) -> Session:
     optimizer, scheduler = build_optimizer(config, recognizer.model, config.epochs * steps_per_epoch)
     if compute.device.type == "cpu":
         keep_freed_memory()  # not before: loading the corpus frees much that nobody needs again
-    return Session(recognizer, augment, optimizer, scheduler, compute, data, passes, steps_per_epoch)
+    config_dict: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return Experiment(config_dict, recognizer, augment, optimizer, scheduler, compute, data, passes, steps_per_epoch)

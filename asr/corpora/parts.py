@@ -53,7 +53,7 @@ def load_parts(
     return parts
 
 
-def _refuse_two_roles(data: Data) -> None:
+def validate_roles(data: Data) -> None:
     seen: dict[str, str] = {}
     for role, parts in data.roles().items():
         for source, selection in parts.items():

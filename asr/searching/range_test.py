@@ -6,7 +6,7 @@ source: Smith 2015, Cyclical Learning Rates for Training Neural Networks, sectio
 from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,11 +16,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from asr.artifacts.plots import DEV, OTHER, TRAIN, new_figure
-from asr.config.build import Session, build_session
+from asr.config.build import build_experiment
 from asr.config.naming import Job
 from asr.console import console, print_facts, print_plan, print_whereabouts, progress_bar
-from asr.data.batches import WHOLE, Position
-from asr.data.loader import training_batches
+from asr.data.batches import Position
 from asr.errors import InputError
 from asr.files import write_table
 from asr.plan import plan_facts, plan_parts
@@ -29,7 +28,8 @@ from asr.searching.trial import train_command
 from asr.settings import ABOVE_1, BELOW_1, Rules, check, whole
 from asr.sweep import parent_tags
 from asr.tracking.sender import open_run
-from asr.training.step import read, train_step
+from asr.training.experiment import Experiment
+from asr.training.step import train_step
 
 RULES: Rules = {
     "search.steps": whole(1),
@@ -66,24 +66,23 @@ def run_range_test(config: DictConfig, job: Job, space: Space) -> None:
     check(config, RULES)
     low, high = rate_range(space)
     training = range_config(config, low, high)
-    session, directory = build_session(training), Path(config.output_dir)
+    run, directory = build_experiment(training), Path(config.output_dir)
     facts = {
         "range test": f"optimizer.lr rises from {low:g} to {high:g} in {search.steps} steps, each by the same factor, "
         f"in place of the schedule; it ends where the smoothed loss is {search.diverged_at:g} times its lowest",
         **{key: value for key, value in space_facts(config, space).items() if key != "space"},
     }
-    print_plan(f"{job.name}: the plan", plan_parts(session.data), facts | plan_facts(training, session, directory))
+    print_plan(f"{job.name}: the plan", plan_parts(run.data), facts | plan_facts(training, run, directory))
     if config.dry_run:
         return
-    plain: Any = OmegaConf.to_container(training, resolve=True)
-    plain["search"] = OmegaConf.to_container(search, resolve=False)
+    recorded = {**run.config, "search": OmegaConf.to_container(search, resolve=False)}
     tags = {"kind": "lr_range", "command": job.command, **parent_tags()}
     tracking = config.tracking
     directory.mkdir(parents=True, exist_ok=True)
     own = Path(mkdtemp(prefix="tracked-", dir=directory))  # each call is a run of its own
-    with open_run(own, tracking.uri, tracking.experiment, job.name, job.choices, plain, tags,
+    with open_run(own, tracking.uri, tracking.experiment, job.name, job.choices, recorded, tags,
                   system_metrics_seconds=tracking.system_metrics_seconds) as tracked:  # fmt: skip
-        curve = measure(session, training, search.smoothing, search.diverged_at)
+        curve = measure(run, search.smoothing, search.diverged_at)
         for step, point in enumerate(curve.points, start=1):
             tracked.log_metrics({f"range/{key}": value for key, value in point._asdict().items()}, step)
         steepest = steepest_descent(curve.points)
@@ -120,40 +119,28 @@ def range_config(config: DictConfig, low: float, high: float) -> DictConfig:
     return training
 
 
-def measure(session: Session, config: DictConfig, smoothing: float, diverged_at: float) -> Curve:
-    """Trains until the rate is at its highest or the loss has broken out.
+def measure(run: Experiment, smoothing: float, diverged_at: float) -> Curve:
+    """Train until the rate is at its highest or the loss has diverged.
 
-    The smoothed loss is the exponential mean of those so far, without the pull of its start towards zero.
+    smoothing:   share of the past in the smoothed loss, whose start is corrected for its pull towards zero
+    diverged_at: how many times its lowest the smoothed loss may be
     """
-    dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
-    pieces = config.batch.accumulate
-    batches = training_batches(
-        dataset,
-        session.passes,
-        Position(0, 0),
-        config.workers,
-        session.compute.pin_memory,
-        WHOLE._replace(pieces=pieces),
-    )
-    model, optimizer, scheduler = session.recognizer.model, session.optimizer, session.scheduler
-    model.train()
+    model = run.recognizer.model.train()
     points: list[Point] = []
     mean = 0.0
     with progress_bar() as bar:
-        task = bar.add_task("range test", total=session.steps_per_epoch, figures="")
-        for number in range(1, session.steps_per_epoch + 1):
-            rate, batch = optimizer.param_groups[0]["lr"], list(islice(batches, pieces))
-            (step,) = read(
-                [train_step(model, batch, optimizer, scheduler, config.max_grad_norm, session.compute)],
-                session.compute.world,
-            )
+        task = bar.add_task("range test", total=run.steps_per_epoch, figures="")
+        batches = islice(run.training_batches(Position(0, 0)), run.steps_per_epoch)
+        for number, batch in enumerate(batches, start=1):
+            max_grad_norm = run.config["max_grad_norm"]
+            step = train_step(model, batch, run.optimizer, run.scheduler, max_grad_norm, run.compute)
             if not step.updated:
-                return Curve(points, rate)
+                return Curve(points, step.learning_rate)
             mean = smoothing * mean + (1 - smoothing) * step.loss
-            points.append(Point(rate, step.loss, mean / (1 - smoothing**number)))
-            bar.update(task, advance=1, figures=f"loss {step.loss:.3f}  lr {rate:.2e}")
+            points.append(Point(step.learning_rate, step.loss, mean / (1 - smoothing**number)))
+            bar.update(task, advance=1, figures=f"loss {step.loss:.3f}  lr {step.learning_rate:.2e}")
             if points[-1].smoothed > diverged_at * min(point.smoothed for point in points):
-                return Curve(points, rate)
+                return Curve(points, step.learning_rate)
     return Curve(points, None)
 
 

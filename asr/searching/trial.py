@@ -4,13 +4,14 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import optuna
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from asr.config.build import build_session
+from asr.config.build import build_experiment
 from asr.config.naming import Job
 from asr.console import console
 from asr.errors import DivergedError
@@ -18,18 +19,10 @@ from asr.searching.space import Space, show_setting, train_overrides, trial_sett
 from asr.tracking.journal import Journal
 from asr.tracking.sender import Run
 from asr.train import open_tracked, restore, train
-from asr.training.evaluation import Evaluation
-from asr.training.loop import EpochSummary
-from asr.training.state import TrainState
+from asr.training.monitor import TrainingMonitor
+from asr.training.state import EpochRecord, TrainState
 
-METRICS = (  # the numbers of asr.train.epoch_record
-    *(f"dev_{name}" for name in Evaluation(0.0, 0, [], 0.0, 0.0).as_metrics()),
-    *(f"train_{name}" for name in EpochSummary._fields),
-    "train_audio_seconds_per_second",
-    "dev_unalignable",
-    "dev_wall_seconds",
-    "learning_rate",
-)
+METRICS = tuple(field.name for field in fields(EpochRecord) if field.name not in ("epoch", "step"))
 # Attributes of a trial in Optuna's storage.
 EPOCHS, SECONDS, REASON, RUN_ID, BASELINE = "epochs", "seconds", "reason", "mlflow_run", "baseline"
 LAST_VALUE = "last_value"  # the metric in the last epoch; what Optuna calls a pruned trial's value is that of pruned_by
@@ -56,19 +49,19 @@ def train_trial(trial: optuna.Trial, number: int, config: DictConfig, job: Job, 
     told = "  ".join(f"{key}={show_setting(value)}" for key, value in settings.items())
     console.print(f"trial {number}: {told}{' (the baseline)' if BASELINE in trial.user_attrs else ''}", soft_wrap=True)
 
-    session = build_session(training)
-    plain: dict[str, Any] = OmegaConf.to_container(training, resolve=True)  # type: ignore[assignment]
-    state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
-    reports = Reports(trial, config.study.pruned_by, (config.study.metric, f"dev_{training.monitor}"), training.epochs)
+    run = build_experiment(training)
+    state = TrainState(run.recognizer.model, run.optimizer, run.scheduler)
     tags = {"kind": "trial", "trial": number, "mlflow.parentRunId": parent}
     with ExitStack() as stack:
         journal = stack.enter_context(closing(Journal(directory)))
-        restore(state, directory, plain, job)
-        tracked = stack.enter_context(open_tracked(session, training, job, plain, journal, **tags))
+        restore(state, directory, run, job)
+        tracked = stack.enter_context(open_tracked(training, run, job, journal, **tags))
         trial.set_user_attr(RUN_ID, tracked.run_id)
+        monitor = TrialMonitor(run, state, directory, tracked)
+        monitor.follow(trial, config.study)
         try:
-            reports.catch_up(state.history)
-            train(state, session, training, plain, directory, tracked, reports.after_epoch)
+            monitor.catch_up(state)
+            train(run, state, monitor)
             value = objective(state.history, config.study.metric, training.monitor)
             tracked.log_metrics({"objective": value}, state.step)
             return value
@@ -102,34 +95,36 @@ def objective(history: Sequence[Mapping[str, Any]], metric: str, monitor: str) -
     return float(min(history, key=lambda record: record[f"dev_{monitor}"])[metric])
 
 
-class Reports:
-    """Tells Optuna of every finished epoch once, and asks it whether to go on.
+class TrialMonitor(TrainingMonitor):
+    """A training's monitor that tells Optuna of every finished epoch, and asks it whether to go on."""
 
-    key:    the number that the pruner compares
-    finite: those that must be finite besides
-    """
+    def follow(self, trial: optuna.Trial, study: DictConfig) -> None:
+        """Report to this trial of a study; the pruner compares study.pruned_by."""
+        self.trial, self.key = trial, study.pruned_by
+        self.finite = (study.pruned_by, study.metric, f"dev_{self.config['monitor']}")
 
-    def __init__(self, trial: optuna.Trial, key: str, finite: Sequence[str], epochs: int) -> None:
-        self.trial, self.key, self.finite, self.epochs = trial, key, finite, epochs
-
-    def catch_up(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """The epochs of an earlier start, in order; only of the last is it unknown whether the pruner was asked."""
-        for record in history:
+    def catch_up(self, state: TrainState) -> None:
+        """Report the epochs of an earlier start; only of the last is it unknown whether the pruner was asked."""
+        for record in state.history:
             self.trial.report(record[self.key], record["epoch"])
-        if history:
-            self.judge(history[-1])
+        if state.history:
+            self._judge(state.history[-1])
 
-    def after_epoch(self, state: TrainState) -> None:
-        """For asr.train.train."""
+    def epoch(self, state: TrainState) -> None:
+        """Record, save and report a finished epoch.
+
+        raises: TrialPruned if the pruner ends the trial; DivergedError if a score is not finite
+        """
+        super().epoch(state)
         record = state.history[-1]
         self.trial.report(record[self.key], record["epoch"])
-        self.judge(record)
+        self._judge(record)
 
-    def judge(self, record: Mapping[str, Any]) -> None:
-        """Raises what ends the trial. One that has done all its epochs is never pruned, nor is the baseline."""
-        for key in (self.key, *self.finite):
+    def _judge(self, record: Mapping[str, Any]) -> None:
+        """A trial that has done all its epochs is never pruned, nor is the baseline."""
+        for key in self.finite:
             if not math.isfinite(record[key]):
                 raise DivergedError(f"{key} is {record[key]}")
-        prunable = record["epoch"] < self.epochs and BASELINE not in self.trial.user_attrs
+        prunable = record["epoch"] < self.run.epochs and BASELINE not in self.trial.user_attrs
         if prunable and self.trial.should_prune():
             raise optuna.TrialPruned

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from asr.training.distributed import ALONE, World
+from asr.training.distributed import SINGLE_PROCESS, World
 
 
 def processor() -> str:
@@ -24,16 +24,12 @@ class Compute:
 
     device: torch.device
     bf16: bool
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
 
     @property
     def pin_memory(self) -> bool:
         """Whether batches go to the device faster from page-locked memory."""
         return self.device.type == "cuda"
-
-    def read_every(self, log_every: int) -> int:
-        """Steps after which their results are read. On CUDA the host would wait for the device at each."""
-        return log_every if self.device.type == "cuda" else 1
 
     def describe(self) -> str:
         """The device and the precision, as people name them."""

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -68,45 +68,32 @@ class World:
             dist.all_reduce(tensor := tensor.clone(), group=self.steps)
         return tensor
 
-    def gather(self, item: T) -> list[T]:
-        """What each process gives, in the order of their ranks."""
+    def gather(self, item: T, group: Any = None) -> list[T]:
+        """Return what each process gives, in the order of their ranks."""
         items: list[Any] = [item] * self.size
         if self.size > 1:
-            dist.all_gather_object(items, item)
+            dist.all_gather_object(items, item, group)
         return items
 
-    def together(self, work: Callable[[], T]) -> T:
-        """What work() returns in this process, when all have done theirs.
+    @contextmanager
+    def errors_shared(self) -> Iterator[None]:
+        """Wait for all processes at the end of the block, and raise in each of them what any has raised inside.
 
-        raises: in every process, the InputError or Interrupted of the first that had one; where the main process tells
-                it, it is a ToldError for the others
+        raises: the InputError or Interrupted of the first process that had one; as a ToldError where the main process
+                reports it
         """
-        if self.size == 1:
-            return work()
         failure: InputError | Interrupted | None = None
         try:
-            result = work()
+            yield
         except (InputError, Interrupted) as error:
+            if self.size == 1:
+                raise
             failure = error
         failures = [error for error in self.gather(failure) if error]
         if failures and (self.is_main or isinstance(failures[0], Interrupted)):
             raise failures[0]
         if failures:
             raise ToldError from failure
-        return result
-
-    def on_main(self, work: Callable[[], object]) -> None:
-        """The main process does it, while the others wait."""
-        self.together(work if self.is_main else lambda: None)
-
-    def parallel(self, model: nn.Module) -> nn.Module:
-        """The model whose backward pass averages the gradient over all processes; it has the main one's weights.
-
-        Without device_ids the lengths stay on the CPU.
-        """
-        if self.size == 1:
-            return model
-        return DistributedDataParallel(model, process_group=self.steps, gradient_as_bucket_view=True)
 
     def synchronise_batch_norm(self, model: nn.Module) -> None:
         """Its statistics are then those of all processes."""
@@ -122,11 +109,10 @@ class World:
                 dist.broadcast(buffer, src=0)
 
     @contextmanager
-    def losses_explained(self) -> Iterator[None]:
-        """Inside, the loss of another process, which is gone or hangs, ends this one with a paragraph.
+    def explain_lost_ranks(self) -> Iterator[None]:
+        """End this process with a paragraph when another one has ended or hangs.
 
-        Each says it, at once: the main one may be what is lost, and who waits for a process that waits in vain learns
-        of it when that one ends.
+        Each process reports it: the main one may be what is lost.
         """
         try:
             yield
@@ -145,7 +131,7 @@ class World:
             raise SystemExit(2) from error
 
 
-ALONE = World(rank=0, size=1, local_rank=0)
+SINGLE_PROCESS = World(rank=0, size=1, local_rank=0)
 
 
 def processes() -> int:
@@ -159,13 +145,13 @@ def is_main_process() -> bool:
 
 
 @cache
-def join() -> World:
+def init_distributed() -> World:
     """The world of this process; the first call waits for all others.
 
     source: torch.distributed, "Environment variable initialization", as torchrun sets them
     """
     if processes() == 1:
-        return ALONE
+        return SINGLE_PROCESS
     if dist.is_torchelastic_launched():
         stop_without(os.getppid())
     # With gloo beside NCCL the hosts can settle things without their GPUs.

@@ -61,7 +61,8 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], alphabet: Alphabet, com
     """
     model.eval()
     start = time.perf_counter()
-    own = compute.world.together(lambda: [score_batch(model, batch, alphabet, compute) for batch in batches])
+    with compute.world.errors_shared():
+        own = [score_batch(model, batch, alphabet, compute) for batch in batches]
     scores = sorted(chain(*compute.world.gather(own)), key=lambda one: one.position)
     losses = [loss for one in scores for loss in one.losses]
     return Evaluation(

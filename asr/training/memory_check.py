@@ -1,11 +1,4 @@
-"""What is tried before training, and leaves no trace in it.
-
-The longest batch, so that memory runs out in the first minute and not in the tenth hour; and, of several processes, a
-frame of silence, so that their gradients lie where they will lie from then on.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""The longest batch, tried before training, so that memory runs out in the first minute and not in the tenth hour."""
 
 import numpy as np
 import torch
@@ -15,19 +8,29 @@ from torch.optim import Optimizer
 from asr.data.augment import Augment, seeded
 from asr.data.batches import WHOLE, Passes, Position, Share
 from asr.data.dataset import Batch, Utterance, UtteranceDataset, collate
-from asr.models.deep_speech2 import DeepSpeech2
 from asr.training.compute import Compute
 from asr.training.distributed import unsynchronised
+from asr.training.experiment import Experiment
 from asr.training.memory import out_of_memory_explained
-from asr.training.step import batch_losses, no_losses
+from asr.training.parallel import without_trace
+from asr.training.step import batch_losses
 
 PASSES = 3  # over the data, of which the longest batch is taken
 DRAWS = 100  # of the augmentation, of which the longest is taken
 
 
-def is_wanted(setting: bool | str, compute: Compute) -> bool:
-    """The config's `rehearse`. auto: on CUDA. Elsewhere a batch that is too long makes the machine swap, not fail."""
-    return compute.device.type == "cuda" if setting == "auto" else bool(setting)
+def check_memory(run: Experiment, model: nn.Module) -> None:
+    """Try the longest batch that training can draw, where the setting `rehearse` asks for it.
+
+    auto: on CUDA. Elsewhere a batch that is too long makes the machine swap, not fail.
+    model: as all processes train it
+    raises: InputError if memory does not suffice
+    """
+    setting = run.config["rehearse"]
+    if run.compute.device.type == "cuda" if setting == "auto" else setting:
+        longest = longest_batch(run.training_dataset(), run.passes, run.shard)
+        with run.compute.world.errors_shared():
+            rehearse(model, longest, run.optimizer, run.compute)
 
 
 def longest_batch(dataset: UtteranceDataset, passes: Passes, share: Share = WHOLE) -> Batch:
@@ -96,37 +99,3 @@ def rehearse(model: nn.Module, batch: Batch, optimizer: Optimizer, compute: Comp
         held = [] if optimizer.state else [torch.empty_like(p) for p in model.parameters() for _ in range(2)]
         batch_losses(model, batch, compute)[0].mean().backward()
         del held
-
-
-def parallel(model: DeepSpeech2, compute: Compute) -> nn.Module:
-    """The model as all processes train it together, which has seen a frame of silence, `without_trace`.
-
-    After its first backward pass DistributedDataParallel lays the gradients out anew, in the order in which they came;
-    and where a gradient lies decides how its sum over three processes or more rounds. That pass is made here, so that a
-    resumed run rounds as one that nothing has stopped.
-    """
-    trained = compute.world.parallel(model)
-    if compute.world.size > 1:
-        with without_trace(model, compute.device):
-            no_losses(trained, model.n_mels, compute).sum().backward()
-    return trained
-
-
-@contextmanager
-def without_trace(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside, the model is in train mode; then its mode, its buffers and torch's generators are as they were.
-
-    Gradients are None afterwards.
-    """
-    buffers, training = [(buffer, buffer.clone()) for buffer in model.buffers()], model.training
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
-            model.train()
-            yield
-    finally:
-        model.train(training)
-        for parameter in model.parameters():
-            parameter.grad = None
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from asr.config.build import Session, build_session
+from asr.config.build import build_experiment
 from asr.data.audio import load_audio
 from asr.data.augment import seeded
 from asr.data.batches import Position
 from asr.data.dataset import UtteranceDataset, collate
 from asr.data.loader import training_batches
+from asr.training.experiment import Experiment
 from asr.training.step import train_step
 from benchmarks import Figure, composed
 
@@ -32,7 +33,7 @@ class Loop(NamedTuple):
 
 def measure(corpus: list[str]) -> Iterator[Figure]:
     """corpus: the overrides that choose the data."""
-    session = build_session(composed(["augment=wave_spec", "workers=0", *corpus]))
+    session = build_experiment(composed(["augment=wave_spec", "workers=0", *corpus]))
     dataset = session.recognizer.dataset(session.augment, seed=1)
     cuts = list(session.data.training_cuts())[:UTTERANCES]
     seconds = sum(cut.duration for cut in cuts)
@@ -81,20 +82,20 @@ def timed(work: Callable[[], object]) -> float:
 
 def padding(config: DictConfig) -> float:
     """Padded frames over all frames, of some batches."""
-    session = build_session(config)
+    session = build_experiment(config)
     batches = list(islice(batches_of(session, config), 20))
     frames = sum(len(batch.ids) * batch.features.shape[2] for batch in batches)
     return 1 - sum(int(batch.lengths.sum()) for batch in batches) / frames
 
 
-def batches_of(session: Session, config: DictConfig) -> Iterator:
+def batches_of(session: Experiment, config: DictConfig) -> Iterator:
     dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
     return training_batches(dataset, session.passes, Position(0, 0), workers=1, pin_memory=False)
 
 
 def train(config: DictConfig, steps: int) -> Loop:
     """Steps of a training with all that belongs to it but dev and tracking, once the first batch has come."""
-    session = build_session(config)
+    session = build_experiment(config)
     session.recognizer.model.train()
     batches = batches_of(session, config)
     seconds = waited = worked = 0.0

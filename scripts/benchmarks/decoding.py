@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lhotse import CutSet
 
-from asr.config.build import build_session
+from asr.config.build import build_experiment
 from asr.training.evaluation import score_parts
 from benchmarks import Figure, composed
 
@@ -14,7 +14,7 @@ UTTERANCES = 128
 def measure(corpus: list[str]) -> Iterator[Figure]:
     """corpus: the overrides that choose the data. Weights are random: what is heard makes no difference to the time."""
     config = composed(["model=ds2_7gru", "augment=none", *corpus])
-    session = build_session(config)
+    session = build_experiment(config)
     cuts = CutSet.from_cuts(list(session.data.training_cuts())[:UTTERANCES])
     evaluation = score_parts(session.recognizer, session.compute, {"these": cuts}, config.batch.eval_seconds, 1)[
         "these"

@@ -19,6 +19,7 @@ from asr.data.batches import Position
 from asr.data.dataset import Batch
 from asr.models.deep_speech2 import DeepSpeech2
 from asr.training.memory import keep_freed_memory
+from asr.training.parallel import distribute
 from asr.training.step import train_step
 from benchmarks import Figure, composed, free_port
 from benchmarks.reference import PublishedDeepSpeech2
@@ -183,7 +184,7 @@ def serve_ours(connection: Connection, overrides: list[str], rank: int, size: in
     recognizer.model.train()
     optimizer, scheduler = build_optimizer(config, recognizer.model, 10_000)
     keep_freed_memory()
-    model = compute.world.parallel(recognizer.model)
+    model = distribute(recognizer.model, compute)
 
     def step(batch: Batch) -> None:
         train_step(model, [batch], optimizer, scheduler, config.max_grad_norm, compute)

@@ -10,8 +10,7 @@ from torch import nn
 
 from asr.errors import InputError
 from asr.training import checkpoint
-from asr.training.checkpoint import EpochTotals
-from asr.training.state import TrainState
+from asr.training.state import EpochTotals, TrainState
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def test_weights_of_another_model_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("format", 1, "format 2: its format is 1"),
+        ("format", 2, "format 3: its format is 2"),
         ("model", {"weight": 3}, "model must hold tensors"),
         ("model", {1: torch.zeros(2)}, "model must be a dict with names"),
         ("optimizer", {}, "optimizer must hold state and param_groups"),

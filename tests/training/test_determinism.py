@@ -9,7 +9,7 @@ import torch
 from conftest import compose_small, job
 
 from asr import evaluate
-from asr.config.build import build_session, set_deterministic
+from asr.config.build import build_experiment, set_deterministic
 from asr.errors import InputError
 from asr.models.ctc import ctc_losses
 from asr.train import run
@@ -103,7 +103,7 @@ def test_the_setting_is_that_of_the_last_run_of_the_process(deterministic):
 @pytest.mark.parametrize("override", ["deterministic=auto", "rehearse=never"])
 def test_what_the_settings_cannot_be_is_refused(config, override):
     with pytest.raises(InputError, match=f"{override}: it must be one of"):
-        build_session(config(override))
+        build_experiment(config(override))
 
 
 def ctc_on_another_device():

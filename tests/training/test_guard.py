@@ -10,17 +10,16 @@ from lhotse import CutSet
 from torch import nn
 
 from asr import train
-from asr.config.build import build_session
+from asr.config.build import build_experiment
 from asr.config.naming import Job
 from asr.data.batches import Position
 from asr.data.dataset import Unreadable
 from asr.data.loader import training_batches
 from asr.errors import DivergedError, InputError
 from asr.training import checkpoint, loop, step
-from asr.training.distributed import ALONE
-from asr.training.guard import Guard
+from asr.training.monitor import TrainingMonitor
 from asr.training.state import TrainState
-from asr.training.step import read, train_step
+from asr.training.step import train_step
 
 JOB = Job("guarded", {}, [], "python -m asr.train")
 
@@ -33,12 +32,12 @@ def batches_of(session, count):
 def trained(session, batch):
     session.recognizer.model.train()
     model, optimizer, scheduler = session.recognizer.model, session.optimizer, session.scheduler
-    return read([train_step(model, [batch], optimizer, scheduler, 10.0, session.compute)], ALONE)[0]
+    return train_step(model, [batch], optimizer, scheduler, 10.0, session.compute)
 
 
 @pytest.mark.parametrize("bad", ["not a number in the features", "a gradient that is infinite", "no utterance"])
 def test_a_step_that_cannot_be_used_leaves_weights_and_statistics_as_they_were(config, monkeypatch, bad):
-    session = build_session(config("steps_per_epoch=2"))
+    session = build_experiment(config("steps_per_epoch=2"))
     good, batch = batches_of(session, 2)
     assert trained(session, good).updated
     model = session.recognizer.model
@@ -96,23 +95,24 @@ def test_bad_steps_in_a_row_end_the_run_and_say_what_was_seen(config, tmp_path, 
 
 
 def test_unreadable_utterances_are_told_once_and_too_many_end_the_run(config, tmp_path, capsys):
-    session = build_session(config("steps_per_epoch=2"))
+    session = build_experiment(config("steps_per_epoch=2", "max_unreadable_share=0.05"))
     (batch,) = batches_of(session, 1)
     metrics = trained(session, batch)
     lost = [metrics._replace(unreadable=[Unreadable(id, "gone")]) for id in ("a", "a", "b", "c")]
     state = TrainState(session.recognizer.model, session.optimizer, session.scheduler)
-    settings = {"max_unreadable_share": 0.02, "max_non_finite": 5}
+
+    def step(metrics):
+        """By a monitor of its own, as after a stop."""
+        with TrainingMonitor(session, state, tmp_path, None) as monitor:
+            monitor.step(state, metrics)
+
     for one in lost[:3]:
-        guard = Guard(tmp_path, settings, utterances=100)  # anew, as after a stop
-        guard.check(state, one)
-        guard.judge(state)
+        step(one)
     told = capsys.readouterr().out
     assert (told.count("a: gone"), told.count("b: gone")) == (1, 1)
-    too_many = r"3 of 100 training utterances.*max_unreadable_share=0.02.*unreadable.jsonl.*c: gone"
-    guard = Guard(tmp_path, settings, utterances=100)
-    guard.check(state, lost[3])
+    too_many = r"3 of 48 training utterances.*max_unreadable_share=0.05.*unreadable.jsonl.*c: gone"
     with pytest.raises(InputError, match=too_many):
-        guard.judge(state)
+        step(lost[3])
     lines = [json.loads(line) for line in (tmp_path / "unreadable.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == ["a", "b", "c"]
 

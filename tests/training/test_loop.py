@@ -1,25 +1,24 @@
-"""The training step: a batch in pieces is the batch, and nothing in it waits for the device."""
+"""The training step and loop: a batch in micro-batches is the batch, and a bad step leaves no trace."""
 
+import os
+import signal
 from contextlib import nullcontext
 from itertools import islice
 
 import pytest
 import torch
-from conftest import compose_small, content, same, timeless
+from conftest import compose_small, content, same
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from asr import train
-from asr.config.build import build_session
+from asr.config.build import build_experiment
 from asr.config.naming import Job
 from asr.data.batches import WHOLE, Position
 from asr.data.loader import training_batches
 from asr.training import loop
-from asr.training.checkpoint import EpochTotals
 from asr.training.compute import Compute
-from asr.training.distributed import ALONE
-from asr.training.loop import train_epoch
-from asr.training.step import backward, batch_losses, read, train_step
+from asr.training.signals import Interrupted
+from asr.training.step import backward, batch_losses, train_step
 
 TWO_LAYERS = ("model.gru_layers=2", "augment=wave_spec")
 OPTIMIZERS = {
@@ -38,7 +37,7 @@ def stream(session, pieces=1, start=Position(0, 0)):  # noqa: B008
 @pytest.mark.parametrize("pieces", [2, 3, 11])
 def test_the_gradient_of_a_batch_in_pieces_is_that_of_the_whole(config, pieces):
     """With batch norm's statistics out of the way, which are of a piece. (Of 11 pieces of 8 utterances 3 are empty.)"""
-    session = build_session(config(*TWO_LAYERS))
+    session = build_experiment(config(*TWO_LAYERS))
     model = session.recognizer.model.eval()
     (whole,), cut = list(islice(stream(session), 1)), list(islice(stream(session, pieces), pieces))
     assert sorted(id for piece in cut for id in piece.ids) == sorted(whole.ids)
@@ -52,7 +51,7 @@ def test_the_gradient_of_a_batch_in_pieces_is_that_of_the_whole(config, pieces):
 
 
 def test_pieces_are_alike_and_go_on_at_any_batch(config):
-    session = build_session(config())
+    session = build_experiment(config())
     batches = list(islice(stream(session, 3), 3 * 8))  # of 6 batches a pass
     for first in range(0, len(batches), 3):
         three = [piece.seconds / len(piece.ids) for piece in batches[first : first + 3]]
@@ -66,7 +65,7 @@ def test_pieces_are_alike_and_go_on_at_any_batch(config):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_first_step_that_is_skipped_leaves_no_trace(config, optimizer):
     """Fused SGD would have left its momentum uninitialised."""
-    session = build_session(config())
+    session = build_experiment(config())
     (batch,), model = list(islice(stream(session), 1)), session.recognizer.model.train()
     kind, settings = OPTIMIZERS[optimizer]
     start, ends = {name: value.clone() for name, value in model.state_dict().items()}, []
@@ -75,7 +74,7 @@ def test_a_first_step_that_is_skipped_leaves_no_trace(config, optimizer):
         model.load_state_dict(start)
         own = kind(model.parameters(), lr=0.1, fused=True, **settings)
         schedule = torch.optim.lr_scheduler.ConstantLR(own, 1.0)
-        steps = read([train_step(model, [one], own, schedule, 10.0, session.compute) for one in batches], ALONE)
+        steps = [train_step(model, [one], own, schedule, 10.0, session.compute) for one in batches]
         ends.append({name: value.clone() for name, value in model.state_dict().items()})
     assert [step.updated for step in steps] == [False, True]
     same(*ends)
@@ -84,51 +83,22 @@ def test_a_first_step_that_is_skipped_leaves_no_trace(config, optimizer):
 
 @pytest.mark.filterwarnings("ignore:Detected call of")
 def test_an_optimizer_without_a_fused_form_skips_too(config):
-    session = build_session(config("steps_per_epoch=2"))
+    session = build_experiment(config("steps_per_epoch=2"))
     (batch,), model = list(islice(stream(session), 1)), session.recognizer.model.train()
     optimizer = torch.optim.RMSprop(model.parameters())
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     bad = batch._replace(features=batch.features * torch.nan)
-    assert not read([train_step(model, [bad], optimizer, schedule, 10.0, session.compute)], ALONE)[0].updated
+    assert not train_step(model, [bad], optimizer, schedule, 10.0, session.compute).updated
     same(before, dict(model.state_dict()))
-    assert read([train_step(model, [batch], optimizer, schedule, 10.0, session.compute)], ALONE)[0].updated
-
-
-class NoReading(TorchDispatchMode):
-    """Fails where the host reads what is on a device: a number (lengths, on the CPU, are int64), or a copy to the CPU.
-
-    device: what the model runs on, told by its name as far as that differs from the CPU's
-    """
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        source = next((arg for arg in args if isinstance(arg, torch.Tensor)), None)
-        if source is not None and source.dtype != torch.int64:
-            assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
-            assert kwargs.get("device") != torch.device("cpu"), func
-        return func(*args, **kwargs)
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_nothing_in_a_step_waits_for_the_device(config, optimizer):
-    """But the step at which SGD makes its momentum."""
-    session = build_session(config(*TWO_LAYERS, f"optimizer={optimizer}", "steps_per_epoch=10"))
-    model, given = session.recognizer.model.train(), (session.optimizer, session.scheduler, 10.0, session.compute)
-    batches = [list(islice(stream(session, 2), 2)) for _ in range(3)]
-    train_step(model, batches[0], *given)
-    with NoReading():
-        steps = [train_step(model, batch, *given) for batch in batches[1:]]
-    with pytest.raises(AssertionError), NoReading():
-        float(steps[0].results[0])
-    assert [step.updated for step in read(steps, ALONE)] == [True, True]
+    assert train_step(model, [batch], optimizer, schedule, 10.0, session.compute).updated
 
 
 def test_the_model_runs_on_a_device_that_cannot_be_read_at_all(config, monkeypatch):
     """The device `meta` knows shapes only: whatever copies from it or asks it for a number fails."""
     monkeypatch.setattr("torch.nn.functional.ctc_loss", lambda log_probs, *_, **__: log_probs.sum((0, 2)))
     monkeypatch.setattr(Compute, "autocast", nullcontext)  # which `meta` does not have
-    session = build_session(config(*TWO_LAYERS))
+    session = build_experiment(config(*TWO_LAYERS))
     (batch,), meta = list(islice(stream(session), 1)), torch.device("meta")
     model = session.recognizer.model.train().to(meta)
     losses, output = batch_losses(model, batch, Compute(meta, bf16=False))
@@ -137,30 +107,8 @@ def test_the_model_runs_on_a_device_that_cannot_be_read_at_all(config, monkeypat
     assert (losses.device, output.lengths.device, norm.device) == (meta, torch.device("cpu"), meta)
 
 
-def test_steps_that_are_read_together_are_told_in_order(config):
-    """As on CUDA. Somebody waits after the fourth step; the epoch ends with the tenth."""
-    told = {}
-    for read_every in (1, 3):
-        session = build_session(config("epochs=1", "steps_per_epoch=10"))
-        totals, answers = EpochTotals(), iter([0, 0, 0, 7, 0, 0, 0, 0, 0, 0])
-        seen = told.setdefault(read_every, [])
-        train_epoch(
-            session.recognizer.model, stream(session), 10, totals, session.optimizer, session.scheduler, 10.0,
-            session.compute, accumulate=1, read_every=read_every, ask=lambda a=answers: next(a),
-            on_read=lambda steps, answer, seen=seen: seen.append((steps, answer)),
-        )  # fmt: skip
-        told[read_every, "totals"] = timeless(vars(totals))
-    assert [(len(steps), answer) for steps, answer in told[3]] == [(3, 0), (1, 7), (3, 0), (3, 0)]
-    one_by_one, together = (
-        [timeless(step._asdict()) for steps, _ in told[every] for step in steps] for every in (1, 3)
-    )
-    assert one_by_one == together
-    assert told[1, "totals"] == told[3, "totals"]
-
-
-def test_a_run_in_pieces_goes_on_to_the_same_numbers(corpus, tmp_path, monkeypatch):
-    """Stopped within an epoch, with steps that are read three at a time."""
-    monkeypatch.setattr(Compute, "read_every", lambda *_: 3)
+def test_a_run_in_micro_batches_resumes_to_the_same_numbers(corpus, tmp_path, monkeypatch):
+    """Stopped within an epoch."""
     settings = ("epochs=2", "steps_per_epoch=5", "batch.accumulate=2", "model.gru_layers=2", "model.dropout=0.2")
 
     def run(name):
@@ -170,15 +118,14 @@ def test_a_run_in_pieces_goes_on_to_the_same_numbers(corpus, tmp_path, monkeypat
     run("whole")
     calls, real = iter(range(100)), loop.train_step
 
-    def interrupted(*given):
+    def stopped(*given):
         if next(calls) == 6:
-            raise OSError("the machine went away")
+            os.kill(os.getpid(), signal.SIGTERM)
         return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupted)
-        patch.setattr(train.Watch, "ask", lambda watch: 1)
-        with pytest.raises(OSError, match="went away"):
+        patch.setattr(loop, "train_step", stopped)
+        with pytest.raises(Interrupted):
             run("stopped")
     run("stopped")
     for name in ("last.pt", "best.pt"):

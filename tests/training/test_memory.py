@@ -16,7 +16,7 @@ from conftest import SMALL, exit_code, forked
 from asr import train
 from asr.artifacts import plots
 from asr.artifacts.augmentation import write_augmentation
-from asr.config.build import build_session
+from asr.config.build import build_experiment
 from asr.data.augment import Augment
 from asr.data.batches import Position
 from asr.data.loader import training_batches
@@ -26,7 +26,7 @@ from asr.training.step import train_step
 
 def test_a_step_leaves_no_tensor_to_the_garbage_collector(config):
     """It runs seldom (asr/__init__.py): what only it could free would fill the memory."""
-    session = build_session(config("augment=wave_spec", "model.gru_layers=2"))
+    session = build_experiment(config("augment=wave_spec", "model.gru_layers=2"))
     dataset = session.recognizer.dataset(session.augment, 1)
     batches = training_batches(dataset, session.passes, Position(0, 0), 0, False)
     given = (session.optimizer, session.scheduler, 10.0, session.compute)
@@ -48,7 +48,7 @@ def test_pictures_that_cannot_be_drawn_end_the_run(config, tmp_path, capfd):
     def broken(samples, sample_rate):
         raise ValueError("no such noise")
 
-    session = build_session(config())
+    session = build_experiment(config())
     dataset = replace(session.recognizer.dataset(None, 1), augment=Augment(wave=[broken]))
     with pytest.raises(RuntimeError, match="ended with 1"):
         write_augmentation(dataset, session.data.training_cuts(), tmp_path / "augmentation")

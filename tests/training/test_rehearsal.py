@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from asr.config.build import build_session
+from asr.config.build import build_experiment
 from asr.data.batches import Position
 from asr.data.loader import training_batches
 from asr.errors import InputError
 from asr.models.deep_speech2 import ModelOutput
 from asr.training.compute import Compute
 from asr.training.memory import EVALUATION_SETTINGS, TRAINING_SETTINGS, out_of_memory_explained
-from asr.training.memory_check import is_wanted, longest_batch, rehearse
+from asr.training.memory_check import check_memory, longest_batch, rehearse
 from asr.training.step import train_step
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -37,7 +37,7 @@ def frames(batch):
 @pytest.mark.parametrize("augment", ["none", "speed_spec"])
 @pytest.mark.parametrize("batching", [(), OF_LIKE_LENGTH])
 def test_no_batch_of_training_is_longer(config, batching, augment):
-    session = build_session(config(*batching, f"augment={augment}"))
+    session = build_experiment(config(*batching, f"augment={augment}"))
     rehearsed = rehearsal_batch(session)
     drawn = list(takewhile(lambda batch: batch.position.pass_number < 3, stream(session)))
     most = max(map(frames, drawn))
@@ -50,7 +50,7 @@ def test_no_batch_of_training_is_longer(config, batching, augment):
 
 def test_batches_of_like_length_exceed_their_seconds(config):
     """Why the batches are looked through instead of reckoned: lhotse lets the last utterance lengthen the others."""
-    padded = rehearsal_batch(build_session(config(*OF_LIKE_LENGTH))).seconds
+    padded = rehearsal_batch(build_experiment(config(*OF_LIKE_LENGTH))).seconds
     assert 13 < padded < 1.5 * 13
 
 
@@ -70,17 +70,17 @@ def assert_same(left, right):
 
 def trained(config, rehearsed, steps=3):
     """The state after some steps, with or without a rehearsal before each."""
-    session = build_session(config("epochs=1", "steps_per_epoch=10", "augment=wave_spec", *DROPOUT))
+    session = build_experiment(config("epochs=1", "steps_per_epoch=10", "augment=wave_spec", *DROPOUT))
     model, longest, losses = session.recognizer.model, rehearsal_batch(session), []
     for batch in islice(stream(session), steps):
         if rehearsed:
             rehearse(model, longest, session.optimizer, CPU)
-        losses.append(train_step(model, [batch], session.optimizer, session.scheduler, 10.0, CPU).results)
+        losses.append(train_step(model, [batch], session.optimizer, session.scheduler, 10.0, CPU).loss)
     return losses, everything(session)
 
 
 def test_a_rehearsal_leaves_no_trace(config):
-    session = build_session(config(*DROPOUT))
+    session = build_experiment(config(*DROPOUT))
     session.recognizer.model.train()
     before = {name: value.clone() for name, value in everything(session).items() if value is not None}
     rehearse(session.recognizer.model, rehearsal_batch(session), session.optimizer, CPU)
@@ -91,13 +91,13 @@ def test_a_rehearsal_leaves_no_trace(config):
 
 def test_training_is_bit_for_bit_the_same_with_a_rehearsal_before_each_step(config):
     (losses, state), (others, other) = trained(config, False), trained(config, True)
-    assert torch.equal(torch.stack(losses), torch.stack(others))
+    assert losses == others
     assert_same(state, other)
 
 
 @pytest.mark.parametrize(("steps", "times"), [(0, 2), (1, 0)])
 def test_the_state_that_adam_does_not_have_yet_is_held(config, monkeypatch, steps, times):
-    session = build_session(config())
+    session = build_experiment(config())
     model, batches, held = session.recognizer.model, stream(session), []
     for batch in islice(batches, steps):
         train_step(model, [batch], session.optimizer, session.scheduler, 10.0, CPU)
@@ -122,7 +122,7 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize("spare", [0, -1])
 def test_a_device_without_room_for_the_longest_batch_is_found_out(config, spare):
-    session = build_session(config())
+    session = build_experiment(config())
     batch = rehearsal_batch(session)
     model = Small(frames(batch) + spare).eval()
     before, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
@@ -138,7 +138,7 @@ def test_a_device_without_room_for_the_longest_batch_is_found_out(config, spare)
 
 
 def test_the_message_describes_the_batch_and_names_the_settings(config):
-    batch = next(stream(build_session(config())))
+    batch = next(stream(build_experiment(config())))
     seconds = max(batch.lengths).item() / 80
     with (
         pytest.raises(InputError) as raised,
@@ -159,7 +159,7 @@ def test_on_cuda_the_message_tells_what_torch_holds(config, monkeypatch, bf16, w
     """CUDA itself is not there: what it would answer is given."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 * 2**30, 16 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 14.5 * 2**30)
-    batch = next(stream(build_session(config())))
+    batch = next(stream(build_experiment(config())))
     with (
         pytest.raises(
             InputError, match=r"memory of cuda:1.*It has 16\.0 GiB: torch holds 14\.5, 1\.0 are free"
@@ -172,13 +172,18 @@ def test_on_cuda_the_message_tells_what_torch_holds(config, monkeypatch, bf16, w
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), InputError("another mistake"), KeyError("memory")])
 def test_other_errors_stay_as_they_are(config, error):
-    batch = rehearsal_batch(build_session(config()))
+    batch = rehearsal_batch(build_experiment(config()))
     with pytest.raises(type(error)) as raised, out_of_memory_explained(batch, torch.device("cpu"), bf16=False):
         raise error
     assert raised.value is error
 
 
-def test_auto_rehearses_on_cuda_alone():
-    cuda = Compute(torch.device("cuda"), bf16=True)
-    assert [is_wanted(setting, CPU) for setting in ("auto", True, False)] == [False, True, False]
-    assert [is_wanted(setting, cuda) for setting in ("auto", True, False)] == [True, True, False]
+@pytest.mark.parametrize(("setting", "tried"), [("auto", False), ("true", True), ("false", False)])
+def test_the_longest_batch_is_tried_where_it_is_wanted(config, monkeypatch, setting, tried):
+    """auto: on CUDA alone."""
+    run = build_experiment(config(f"rehearse={setting}"))
+    calls = []
+    monkeypatch.setattr(run.recognizer.model, "forward", lambda *given: calls.append(given) or forward(*given))
+    forward = type(run.recognizer.model).forward.__get__(run.recognizer.model)
+    check_memory(run, run.recognizer.model)
+    assert len(calls) == tried

@@ -1,0 +1,67 @@
+"""A training run before anything is written: what is trained, on what, and how."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from asr.corpora.parts import Data
+from asr.data.augment import Augment
+from asr.data.batches import Passes, Position, Share
+from asr.data.dataset import Batch, UtteranceDataset
+from asr.data.loader import evaluation_batches, training_batches
+from asr.models.recognizer import Recognizer
+from asr.training.compute import Compute
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a training run is made of.
+
+    config: all settings, resolved, as checkpoints keep them
+    passes: the batches of each epoch of the data
+    """
+
+    config: dict[str, Any]
+    recognizer: Recognizer
+    augment: Augment
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    compute: Compute
+    data: Data
+    passes: Passes
+    steps_per_epoch: int
+
+    @property
+    def epochs(self) -> int:
+        return self.config["epochs"]
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def shard(self) -> Share:
+        """What this process takes of each batch."""
+        world = self.compute.world
+        return Share(world.rank, world.size, self.config["batch"]["accumulate"])
+
+    def training_dataset(self) -> UtteranceDataset:
+        """Return the dataset of augmented utterances; those that cannot be read are left out."""
+        return self.recognizer.dataset(self.augment, self.config["seed"], skip_unreadable=True)
+
+    def training_batches(self, start: Position) -> Iterator[list[Batch]]:
+        """Yield this process's micro-batches of each batch, without end, from `start` on."""
+        loading = self.config["workers"], self.compute.pin_memory, self.shard
+        batches = training_batches(self.training_dataset(), self.passes, start, *loading)
+        while True:
+            yield list(islice(batches, self.shard.pieces))
+
+    def dev_batches(self) -> Iterator[Batch]:
+        """Yield this process's batches of all dev parts, unaugmented."""
+        loading = self.config["workers"], self.compute.pin_memory, self.shard
+        dataset = self.recognizer.dataset(None, self.config["seed"])
+        return evaluation_batches(dataset, self.data.dev_cuts(), self.config["batch"]["eval_seconds"], *loading)

@@ -1,0 +1,161 @@
+"""What is done with a training's progress: it is displayed, logged and saved, and judged."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from asr.console import console, progress_bar
+from asr.data.dataset import Batch
+from asr.errors import DivergedError, InputError
+from asr.files import write_json, write_text
+from asr.tracking.sender import Run
+from asr.training import checkpoint
+from asr.training.experiment import Experiment
+from asr.training.signals import Interrupted, deferred
+from asr.training.state import TrainState, generators
+from asr.training.step import StepMetrics
+
+LOGGED = ("loss", "learning_rate", "grad_norm", "audio_seconds_per_second", "padding_share")  # of a step, in MLflow
+SAVE = 1  # what is asked for where no signal is; no signal of ours has this number
+STATES_KEPT = 3  # of steps that were not finite: a checkpoint each
+
+
+class TrainingMonitor:
+    """Display, log and checkpoint training progress; stop on a signal, or where too much of the data is unusable.
+
+    As a context manager it shows a progress bar, and makes SIGINT and SIGTERM wait for the end of a step.
+
+    tracked:   of the main process, which alone displays, logs and writes; None in the others
+    directory: of the run: history.jsonl, the checkpoints, unreadable.jsonl and non_finite/
+    """
+
+    def __init__(self, run: Experiment, state: TrainState, directory: Path, tracked: Run | None) -> None:
+        self.run, self.config, self.world = run, run.config, run.compute.world
+        self.directory, self.tracked = directory, tracked
+        self.bar, self.resources = progress_bar(), ExitStack()
+        self.task = self.bar.add_task("", total=run.total_steps, completed=state.step, figures="")
+        self.saved_at = time.monotonic()
+        self.utterances = sum(len(selection.kept) for selection in run.data.train.values())
+        self.unreadable_list = directory / "unreadable.jsonl"
+        lines = self.unreadable_list.read_text().splitlines() if self.unreadable_list.exists() else []
+        self.unreadable = {json.loads(line)["id"] for line in lines}
+
+    def __enter__(self) -> "TrainingMonitor":
+        self.resources.enter_context(self.bar)
+        self.stop = self.resources.enter_context(deferred(self.world.max))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.resources.__exit__(*error)  # type: ignore[arg-type]
+
+    def step(self, state: TrainState, metrics: StepMetrics) -> None:
+        """Display and log a step.
+
+        raises: Interrupted if a signal asked any process to stop; InputError if too many utterances cannot be read;
+                DivergedError if too many steps in a row were not finite
+        """
+        if self.tracked:
+            self._display(state, metrics)
+            if state.step % self.config["tracking"]["log_every"] == 0:
+                self.tracked.log_metrics({f"step/{name}": getattr(metrics, name) for name in LOGGED}, state.step)
+        if metrics.unreadable or state.non_finite_in_a_row:
+            with self.world.errors_shared():
+                if self.world.is_main:
+                    self._record_non_finite(state, metrics)
+                    self._record_unreadable(state, metrics)
+        minutes = (time.monotonic() - self.saved_at) / 60
+        is_due = self.world.is_main and minutes > self.config["checkpoint"]["every_minutes"]
+        asked = self.world.max(self.stop.number or (SAVE if is_due else 0))
+        if asked == SAVE:
+            self.save(state)
+        elif asked:
+            raise Interrupted(asked)
+
+    def until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches of an evaluation; Interrupted in place of the next one after a signal."""
+        return self.stop.heeded(batches)
+
+    def epoch(self, state: TrainState) -> None:
+        """Record and save a finished epoch, in this order: a run that is killed in between does the end again."""
+        with self.world.errors_shared():
+            if self.tracked:
+                self._record_epoch(state, self.tracked)
+        self.save(state)
+        self._display_epoch(state)
+
+    def save(self, state: TrainState) -> None:
+        """Write last.pt, from which the run resumes at the next batch."""
+        others = self.world.gather(generators())[1:]
+        with self.world.errors_shared():
+            if self.world.is_main:
+                checkpoint.save_last(state.to_checkpoint(self.config, others), self.directory)
+        self.saved_at = time.monotonic()
+
+    def _display(self, state: TrainState, metrics: StepMetrics) -> None:
+        self.bar.update(
+            self.task,
+            completed=state.step,
+            description=f"epoch {state.epoch + 1}/{self.run.epochs}",
+            figures=f"loss {metrics.loss:.3f}  lr {metrics.learning_rate:.2e}  "
+            f"{metrics.audio_seconds_per_second:.0f} audio-s/s",
+        )
+
+    def _record_epoch(self, state: TrainState, tracked: Run) -> None:
+        write_text("".join(json.dumps(record) + "\n" for record in state.history), self.directory / "history.jsonl")
+        points = {key: value for key, value in state.history[-1].items() if key.startswith(("train_", "dev_"))}
+        tracked.log_metrics({key.replace("_", "/", 1): value for key, value in points.items()}, state.step)
+        if state.is_best:
+            checkpoint.save(state.to_checkpoint(self.config), self.directory / checkpoint.BEST)
+
+    def _display_epoch(self, state: TrainState) -> None:
+        record = state.history[-1]
+        left_out = {"non-finite steps": record["train_non_finite"], "unreadable": record["train_unreadable"]}
+        self.bar.console.print(
+            f"epoch {state.epoch:>3}/{self.run.epochs}  train loss {record['train_loss']:.3f}  "
+            f"dev loss {record['dev_loss']:.3f}  WER {record['dev_wer']:.2%}  CER {record['dev_cer']:.2%}  "
+            f"lr {record['learning_rate']:.2e}  {record['train_audio_seconds_per_second']:.0f} audio-s/s  "
+            f"{record['train_wall_seconds'] + record['dev_wall_seconds']:.0f} s"
+            + "".join(f"  {count} {name}" for name, count in left_out.items() if count)
+            + ("  best" if state.is_best else "")
+        )
+
+    def _record_unreadable(self, state: TrainState, metrics: StepMetrics) -> None:
+        new = [one for one in metrics.unreadable if one.id not in self.unreadable]
+        for one in new:
+            self.unreadable.add(one.id)
+            with open(self.unreadable_list, "a") as file:
+                file.write(json.dumps({**one._asdict(), "step": state.step}) + "\n")
+            console.print(f"Left out at step {state.step:,}: {one.id}: {one.reason}", soft_wrap=True)
+        most = self.config["max_unreadable_share"]
+        if new and len(self.unreadable) / self.utterances > most:
+            raise InputError(
+                f"{len(self.unreadable):,} of {self.utterances:,} training utterances cannot be read, more than "
+                f"max_unreadable_share={most}; {self.unreadable_list} names them, the last: {new[-1].id}: "
+                f"{new[-1].reason}. Restore the files, or raise the share, and rerun the command to resume"
+            )
+
+    def _record_non_finite(self, state: TrainState, metrics: StepMetrics) -> None:
+        """Write down a step that changed nothing, and for the first few in a row the state before it."""
+        if not state.non_finite_in_a_row:
+            return
+        folder, most = self.directory / "non_finite", self.config["max_non_finite"]
+        folder.mkdir(exist_ok=True)
+        name = f"step-{state.step:06}"
+        seen = {"step": state.step, "loss": metrics.loss, "grad_norm": metrics.grad_norm,
+                "learning_rate": metrics.learning_rate, "position": metrics.position,
+                "utterances": metrics.ids}  # fmt: skip
+        write_json(seen, folder / f"{name}.json")
+        if state.non_finite_in_a_row == 1 and len(list(folder.glob("*.pt"))) < STATES_KEPT:
+            checkpoint.save(state.to_checkpoint(self.config), folder / f"{name}.pt")
+        what = (
+            f"step {state.step:,}: the loss is {metrics.loss} and the gradient norm {metrics.grad_norm}, at a learning "
+            f"rate of {metrics.learning_rate:.2e}, on utterances {', '.join(metrics.ids)}"
+        )
+        console.print(f"Skipped {what}", soft_wrap=True)
+        if state.non_finite_in_a_row >= most:
+            raise DivergedError(
+                f"{most} steps in a row were not finite (max_non_finite={most}), the last {what}. Lower the learning "
+                f"rate or max_grad_norm; {folder} holds the batches and the state, and earlier checkpoints are whole"
+            )
