@@ -11,7 +11,7 @@ from asr.artifacts.error_table import error_rows
 from asr.cli import entry_point
 from asr.config.build import build_compute
 from asr.console import console, print_results
-from asr.corpora.parts import load_parts
+from asr.data.parts import load_parts
 from asr.errors import InputError
 from asr.files import write_json, write_table
 from asr.metrics import ErrorRates
@@ -52,7 +52,7 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     recognizer = from_checkpoint(saved, path)
     compute = build_compute(config.device, config.precision)
     recognizer.model.to(compute.device)
-    parts = {part: selection.kept for part, selection in load_parts(config.data, config.parts).items()}
+    parts = dict(load_parts(config.data, config.parts))
     evaluations = score_parts(recognizer, compute, parts, config.eval_seconds, config.workers)
     directory = Path(config.output_dir)
     for part, evaluation in evaluations.items():

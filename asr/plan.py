@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 
 from asr.config.naming import Job
 from asr.console import PartPlan
-from asr.corpora.parts import Data
-from asr.corpora.selection import drops
+from asr.data.parts import Data
+from asr.data.selection import drops
 from asr.models.deep_speech2 import count_parameters
 from asr.training.experiment import Experiment
 

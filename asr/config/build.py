@@ -13,10 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from asr.config.rules import TRAIN
-from asr.corpora.parts import Data, load_parts, validate_roles
-from asr.corpora.selection import drops, select
 from asr.data.batches import Passes
-from asr.data.text import frames_needed
+from asr.data.parts import Data, load_parts, validate_roles
+from asr.data.selection import Selection, drops, select
 from asr.errors import InputError, first_line
 from asr.models.recognizer import Recognizer
 from asr.settings import check
@@ -81,20 +80,20 @@ def build_compute(device: str, precision: str) -> Compute:
 
 
 def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
-    """Loads and filters; InputError if nothing is left to train on, or an utterance has two roles."""
+    """Load the parts of the data and select what is trained on.
+
+    raises: InputError if nothing is left to train on, or an utterance has two roles
+    """
     if not (config.train and config.dev and config.test):
         raise InputError(f"data: train={config.train}, dev={config.dev}, test={config.test} must each name a part")
-    choose = partial(
-        select,
-        normalize=recognizer.alphabet.normalize,
-        output_frames=recognizer.output_frames,
-        needed=frames_needed,
-        max_seconds=config.max_seconds,
-        max_characters=config.max_characters,
-    )
-    train = load_parts(config, config.train, choose)
+    bounds = (recognizer.output_frames, config.max_seconds, config.max_characters)
+    train = {part: select(cuts, recognizer.alphabet, *bounds) for part, cuts in load_parts(config, config.train)}
     # Dev and test are scored unfiltered, as in the writeup.
-    data = Data(train, load_parts(config, config.dev), load_parts(config, config.test))
+    dev, test = (
+        {part: Selection.of_all(cuts) for part, cuts in load_parts(config, sources)}
+        for sources in (config.dev, config.test)
+    )
+    data = Data(train, dev, test)
     if not any(len(selection.kept) for selection in train.values()):
         reasons = ", ".join(f"{drops(selection)} of {source}" for source, selection in train.items())
         raise InputError(

@@ -1,6 +1,6 @@
 """The parts of a corpus that a run trains on, chooses by and is tested on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from lhotse import CutSet
 from omegaconf import DictConfig
 
 from asr.corpora.cuts import load_cuts
-from asr.corpora.selection import Selection
+from asr.data.selection import Selection
 from asr.errors import InputError
 
 
@@ -37,20 +37,15 @@ def _joined(parts: dict[str, Selection]) -> CutSet:
     return CutSet.from_cuts(cut for selection in parts.values() for cut in selection.kept)
 
 
-def load_parts(
-    config: DictConfig, sources: Sequence[str], choose: Callable[[CutSet], Selection] = Selection.of_all
-) -> dict[str, Selection]:
-    """What is chosen of each source's cuts, by the part's name or the file's (without folder and suffixes)."""
-    parts: dict[str, Selection] = {}
-    for source in sources:
-        name = Path(source).name.split(".")[0]
-        if name in parts:
+def load_parts(config: DictConfig, sources: Sequence[str]) -> Iterator[tuple[str, CutSet]]:
+    """Load each source when it is asked for, and yield its name (a file's without folder and suffixes) and its cuts."""
+    names = [Path(source).name.split(".")[0] for source in sources]
+    for name, source in zip(names, sources, strict=True):
+        if names.count(name) > 1:
             raise InputError(
                 f"{list(sources)}: {name} stands twice; name each part once, and give each file its own name"
             )
-        # One source after the other, so that what falls of one makes room for the next.
-        parts[name] = choose(load_cuts(source, Path(config.root), Path(config.manifests)))
-    return parts
+        yield name, load_cuts(source, Path(config.root), Path(config.manifests))
 
 
 def validate_roles(data: Data) -> None:

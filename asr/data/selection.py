@@ -8,6 +8,7 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 
 from asr.corpora.utterance import IndexedCut
+from asr.data.text import Alphabet, frames_needed
 
 
 @dataclass
@@ -45,24 +46,21 @@ class Selection:
 
 def select(
     cuts: Iterable[Cut],
-    normalize: Callable[[str], str],
+    alphabet: Alphabet,
     output_frames: Callable[[float], int],
-    needed: Callable[[str], int],
     max_seconds: float | None,
     max_characters: int | None,
 ) -> Selection:
-    """The utterances to train on. One that falls for several reasons counts under the first of them, in this order.
+    """Select the utterances to train on. One that is dropped for several reasons counts under the first, in this order.
 
-    max_seconds, max_characters: as long or longer is dropped, characters of the normalised text; None drops nothing
-    normalize:     text -> the text that the model learns; an empty one is dropped
-    output_frames: seconds -> frames that the model gives
-    needed:        normalised text -> frames that CTC needs for it, at most two a symbol; with fewer the loss would be
-                   infinite
+    max_seconds, max_characters: an utterance that is as long or longer is dropped, by its normalised text; None drops
+                   nothing. One without a character of the alphabet is dropped too
+    output_frames: seconds -> the number of frames that the model outputs. Where CTC needs more, the loss is infinite
     """
     kept: list[Cut] = []
     dropped: dict[str, Dropped] = defaultdict(Dropped)
     for cut in cuts:
-        text = normalize(cut.text if isinstance(cut, IndexedCut) else cut.supervisions[0].text or "")
+        text = alphabet.normalize(cut.text if isinstance(cut, IndexedCut) else cut.supervisions[0].text or "")
         seconds = cut.duration
         if max_seconds is not None and seconds >= max_seconds:
             reason = f"too long (>= {max_seconds:g} s)"
@@ -70,7 +68,7 @@ def select(
             reason = f"too many characters (>= {max_characters})"
         elif not text:
             reason = "no text"
-        elif (frames := output_frames(seconds)) < 2 * len(text) and frames < needed(text):
+        elif (frames := output_frames(seconds)) < 2 * len(text) and frames < frames_needed(text):  # at most two each
             reason = "CTC cannot align"
         else:
             kept.append(cut)
