@@ -1,4 +1,4 @@
-"""From config to objects: the only caller of Hydra's instantiate."""
+"""Build objects from a config: the only caller of Hydra's instantiate."""
 
 import os
 from functools import partial
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from asr.config.rules import TRAIN
 from asr.data.batches import Passes
 from asr.data.parts import Data, load_parts, validate_roles
-from asr.data.selection import Selection, drops, select
+from asr.data.selection import Selection, describe_dropped, select
 from asr.errors import InputError, first_line
 from asr.models.recognizer import Recognizer
 from asr.settings import check
@@ -26,7 +26,7 @@ from asr.training.memory import keep_freed_memory
 
 
 def make(node: Any, name: str, **arguments: Any) -> Any:
-    """Calls the node's _target_ with its settings and the arguments; InputError if it refuses them."""
+    """Call the node's _target_ with its settings and the arguments; InputError if it refuses them."""
     try:
         return instantiate(node, _partial_=True, _convert_="all")(**arguments)
     except (InstantiationException, TypeError, ValueError, AssertionError) as error:
@@ -44,13 +44,13 @@ def build_recognizer(config: DictConfig, seed: int) -> Recognizer:
 
 
 def build_optimizer(config: DictConfig, model: nn.Module, total_steps: int) -> tuple[Optimizer, LRScheduler]:
-    """The optimizer over all weights, and the schedule that is stepped total_steps times."""
+    """Build the optimizer of all weights, and its schedule over total_steps."""
     optimizer = make(config.optimizer, "optimizer", params=list(model.parameters()))
     return optimizer, make(config.scheduler, "scheduler", optimizer=optimizer, total_steps=total_steps)
 
 
 def set_deterministic(wanted: bool) -> None:
-    """Whether torch takes only algorithms that give the same numbers in every run; on a CPU ours do without.
+    """Let torch use only algorithms that give the same numbers in every run; on a CPU all that we use do.
 
     source: torch.use_deterministic_algorithms. cuBLAS reads its variable when it is first used
     """
@@ -61,14 +61,14 @@ def set_deterministic(wanted: bool) -> None:
 
 
 def build_compute(device: str, precision: str) -> Compute:
-    """Resolves auto; InputError for a device that is not there."""
+    """Return where and how precisely to compute; InputError for a device that is not available."""
     world = init_distributed()
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         resolved = torch.device(name)
         if resolved.type == "cuda" and world.size > 1:
             if resolved.index not in (None, world.local_rank):
-                raise InputError(f"device={device}: of several processes each has a GPU of its own; device=cuda")
+                raise InputError(f"device={device}: each of several processes has a GPU of its own; set device=cuda")
             resolved = torch.device("cuda", world.local_rank)
             torch.cuda.set_device(resolved)
         torch.zeros(1, device=resolved)
@@ -95,7 +95,7 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
     )
     data = Data(train, dev, test)
     if not any(len(selection.kept) for selection in train.values()):
-        reasons = ", ".join(f"{drops(selection)} of {source}" for source, selection in train.items())
+        reasons = ", ".join(f"{describe_dropped(selection)} of {source}" for source, selection in train.items())
         raise InputError(
             f"data.train={list(config.train)}: no utterance is left after filtering ({reasons}); raise "
             f"data.max_seconds ({config.max_seconds}) or data.max_characters ({config.max_characters}), or train on "

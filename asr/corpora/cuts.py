@@ -50,8 +50,8 @@ def load_cuts(source: str, root: Path, manifest_dir: Path) -> CutSet:
             raise InputError(f"{path} was not made by this version of asr.prepare; make it anew: {prepare}")
         cuts = _read(path, f"make it anew: {prepare}", os.path.join(os.path.abspath(root), ""))
     cuts = _one_supervision_each(cuts, path)
-    _refuse_repeated_ids(cuts, path)
-    _refuse_missing_audio(cuts, path)
+    _validate_ids(cuts, path)
+    _validate_audio_files(cuts, path)
     return CutSet.from_cuts(cuts)
 
 
@@ -148,7 +148,7 @@ def _problem(cut: Cut) -> str:
     return ""
 
 
-def _refuse_repeated_ids(cuts: list[Cut], path: Path) -> None:
+def _validate_ids(cuts: list[Cut], path: Path) -> None:
     seen: set[str] = set()
     repeated = []
     for cut in cuts:
@@ -168,7 +168,7 @@ def _audio_files(cut: Cut) -> list[str]:
     return [source.source for source in cut.recording.sources if source.type == "file"]
 
 
-def _refuse_missing_audio(cuts: list[Cut], path: Path) -> None:
+def _validate_audio_files(cuts: list[Cut], path: Path) -> None:
     """Looks every folder up once: far quicker than every file."""
     names: dict[str, set[str]] = defaultdict(set)
     for cut in cuts:

@@ -1,4 +1,4 @@
-"""The parts of a corpus that a run trains on, chooses by and is tested on."""
+"""The parts of a corpus that a run uses as training, dev and test data."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ class Data:
     test: dict[str, Selection]
 
     def roles(self) -> dict[str, dict[str, Selection]]:
-        """By role, in the order in which people think of them."""
+        """Return the parts by role."""
         return {"train": self.train, "dev": self.dev, "test": self.test}
 
     def training_cuts(self) -> CutSet:
-        """All training parts, one after the other."""
+        """Return the cuts of all training parts."""
         return _joined(self.train)
 
     def dev_cuts(self) -> CutSet:
-        """All dev parts, one after the other."""
+        """Return the cuts of all dev parts."""
         return _joined(self.dev)
 
 
@@ -43,7 +43,7 @@ def load_parts(config: DictConfig, sources: Sequence[str]) -> Iterator[tuple[str
     for name, source in zip(names, sources, strict=True):
         if names.count(name) > 1:
             raise InputError(
-                f"{list(sources)}: {name} stands twice; name each part once, and give each file its own name"
+                f"{list(sources)}: {name} is named twice; name each part once, and give each file its own name"
             )
         yield name, load_cuts(source, Path(config.root), Path(config.manifests))
 
@@ -56,7 +56,7 @@ def validate_roles(data: Data) -> None:
             for cut in selection.kept:
                 if cut.id in seen:
                     raise InputError(
-                        f"{cut.id} stands in {seen[cut.id]} and in {place}: an utterance may have one role only, else "
-                        "the scores mean nothing; take one of the parts out"
+                        f"{cut.id} is in {seen[cut.id]} and in {place}: an utterance may have one role only, or the "
+                        "scores mean nothing; take one of the parts out"
                     )
                 seen[cut.id] = place

@@ -1,4 +1,4 @@
-"""Which utterances are trained on, which are dropped, and why."""
+"""Select the utterances to train on, and say which are dropped and why."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -13,20 +13,20 @@ from asr.data.text import Alphabet, frames_needed
 
 @dataclass
 class Dropped:
-    """What fell for one reason."""
+    """The utterances that are dropped for one reason."""
 
     ids: list[str] = field(default_factory=list)
     hours: float = 0.0
 
     @property
     def utterances(self) -> int:
-        """How many fell."""
+        """How many there are."""
         return len(self.ids)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The cuts that are kept, and by reason those that are not: kept and dropped are all."""
+    """The cuts that are kept, and by reason those that are dropped."""
 
     kept: CutSet
     hours: float
@@ -39,7 +39,7 @@ class Selection:
 
     @classmethod
     def of_all(cls, cuts: Iterable[Cut]) -> "Selection":
-        """Nothing dropped, as dev and test are scored."""
+        """Keep every cut, as for dev and test."""
         kept = list(cuts)
         return cls(CutSet.from_cuts(kept), sum(cut.duration for cut in kept) / 3600)
 
@@ -78,8 +78,8 @@ def select(
     return Selection(CutSet.from_cuts(kept), sum(cut.duration for cut in kept) / 3600, dict(dropped))
 
 
-def drops(selection: Selection) -> str:
-    """What fell and why, as in "53 (0.31 h) too long (>= 20 s)"; what CTC cannot align is named."""
+def describe_dropped(selection: Selection) -> str:
+    """Describe what is dropped, as in "53 (0.31 h) too long (>= 20 s)"; what CTC cannot align is named."""
     texts = []
     for reason, dropped in selection.dropped.items():
         few = reason in ("no text", "CTC cannot align")

@@ -30,7 +30,7 @@ from asr.data.batches import Passes, Position
 from asr.data.dataset import UtteranceDataset
 from asr.data.features import LogMel
 from asr.data.loader import evaluation_batches, training_batches
-from asr.data.selection import drops, select
+from asr.data.selection import describe_dropped, select
 from asr.data.text import Alphabet
 from asr.errors import InputError
 
@@ -390,7 +390,7 @@ def test_the_plan_of_a_training_names_what_is_dropped(what: str, tmp_path: Path)
     save(tmp_path, make_cut(tmp_path, "a"), make_cut(tmp_path, "b", IN_THE_SELECTION[what]))
     cuts = load_cuts(str(tmp_path / "cuts.jsonl"), tmp_path, tmp_path)
     selection = select(cuts, LETTERS, lambda seconds: round(seconds * 40), None, None)
-    assert drops(selection) == messages("In the selection of what is trained on")[what]
+    assert describe_dropped(selection) == messages("In the selection of what is trained on")[what]
     assert [cut.id for cut in selection.kept] == ["a"]
     assert selection.total == len(cuts) == 2
 
