@@ -1,4 +1,4 @@
-"""What every entry point shares: Hydra, with a user's mistakes shown as one paragraph instead of a traceback."""
+"""What every command shares: Hydra, with a user's mistakes shown as one paragraph instead of a traceback."""
 
 import argparse
 import errno
@@ -42,7 +42,7 @@ BAD_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EN
 
 
 def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Makes `main(config)` of a module the command `python -m asr.NAME KEY=VALUE ...`, with conf/NAME.yaml.
+    """Make `main(config)` of a module the command `python -m asr.NAME KEY=VALUE ...`, with conf/NAME.yaml.
 
     Exit codes: 0 done, 1 an error of ours (with its traceback), 2 a mistake of the user's (one paragraph), 130 Ctrl-C,
     143 SIGTERM.
@@ -52,7 +52,7 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(Task(f"asr.{name}"))
 
         def main() -> None:
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would else print in its own way
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
             try:
                 sys.argv[1:] = [move_passwords(argument) for argument in sys.argv[1:]]
                 if processes() > 1 and name != "train":
@@ -78,9 +78,9 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
 
 @dataclass(frozen=True)
 class Task:
-    """What Hydra calls for each job: the `main` that was decorated in a module.
+    """The function that Hydra calls for each job: the decorated `main` of a module.
 
-    It holds the module's name only, since launchers pickle it for other processes.
+    It holds only the module's name, since launchers pickle it for other processes.
     """
 
     module: str
@@ -96,7 +96,7 @@ class Task:
             import_module(self.module).main.task(config)
         except MISTAKES as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the other jobs still run, and Hydra says which one it was
+                raise  # the other jobs still run
             _end(error, self.module.removeprefix("asr."))
 
 
@@ -110,7 +110,7 @@ def configure_process() -> None:
 
 
 def _end(error: Exception, command: str) -> NoReturn:
-    """Ends the process with a paragraph on the error, or raises it if it is no mistake of the user's."""
+    """End the process with a paragraph on the error, or raise it if it is no mistake of the user's."""
     if isinstance(error, ToldError):
         leave_after_main()
         sys.exit(2)
@@ -119,7 +119,7 @@ def _end(error: Exception, command: str) -> NoReturn:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         fail_alike(_explain(error, command))
     if isinstance(error, OSError) and error.errno in FULL_DISK:
-        _fail(f"{error}: the disk is full. Make room, and the same command goes on from its last checkpoint")
+        _fail(f"{error}: the disk is full. Make room, and rerun the command to resume from its last checkpoint")
     if isinstance(error, OSError) and error.errno in BAD_PATH and error.filename:
         _fail(
             f"{error.filename}: {error.strerror}. Give the setting that names this place another value; "
@@ -134,7 +134,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def fail_alike(message: str) -> NoReturn:
-    """Ends the process with a paragraph on a mistake that all processes of a training see: the main one tells it."""
+    """End the process with a paragraph on a mistake that all processes of a training see; the main one prints it."""
     if not is_main_process():
         time.sleep(10)  # torchrun ends all when one has ended
         sys.exit(2)
@@ -142,7 +142,7 @@ def fail_alike(message: str) -> NoReturn:
 
 
 def refuse_arguments(arguments: Sequence[str]) -> None:
-    """Ends the process with a paragraph on arguments that Hydra would answer with its usage or a traceback."""
+    """End the process with a paragraph on arguments that Hydra would answer with its usage or a traceback."""
     parser = get_args_parser()
     parser.allow_abbrev = False  # --experiment would be short for --experimental-rerun
     parser.exit_on_error = False
@@ -175,7 +175,7 @@ def refuse_arguments(arguments: Sequence[str]) -> None:
 
 
 def _options(group: str) -> list[str]:
-    """The names that a group of conf/ can be set to; none for what is no group."""
+    """Return the options of a group of conf/; none for what is no group."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
 
 
@@ -186,7 +186,7 @@ def _no_such_option(group: str, option: str, options: Sequence[str]) -> str:
 
 
 def _explain(error: Exception, config_name: str) -> str:
-    """Hydra's message, with the valid names for a setting or an option that does not exist."""
+    """Return Hydra's message, with the valid names where a setting or an option does not exist."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return _no_such_option(group, option, error.options)
@@ -207,7 +207,7 @@ def _chooses_one(override: Override) -> bool:
 
 
 def no_such_setting(config: DictConfig, key: str) -> str:
-    """What to say of a key that config lacks, with the valid names at its place."""
+    """Return a message on a key that the config lacks, with the valid names at its place."""
     parent, _, name = key.rpartition(".")
     level = OmegaConf.select(config, parent) if parent else config
     if not OmegaConf.is_dict(level):

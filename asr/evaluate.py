@@ -36,7 +36,7 @@ RULES: Rules = {
 
 @entry_point("evaluate")
 def main(config: DictConfig) -> None:
-    """Scores every part, prints the table, and writes it with the utterances' errors."""
+    """Score every part, print the table, and write it with the utterances' errors."""
     if OmegaConf.is_missing(config, "checkpoint"):
         raise InputError("checkpoint is not given: name a file, such as checkpoint=outputs/runs/quickstart/best.pt")
     results = run(config)
@@ -45,7 +45,7 @@ def main(config: DictConfig) -> None:
 
 
 def run(config: DictConfig) -> dict[str, ErrorRates]:
-    """Error rates by part."""
+    """Return the error rates by part."""
     check(config, RULES)
     path = Path(config.checkpoint)
     saved = checkpoint.load(path)

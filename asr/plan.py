@@ -1,4 +1,4 @@
-"""What a run is about to do, told before it does it."""
+"""What a run is about to do, printed before it does it."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from asr.training.experiment import Experiment
 
 
 def plan_parts(data: Data) -> list[PartPlan]:
-    """A line for each part of the data."""
+    """Return a line for each part of the data."""
     return [
         PartPlan(role, part, len(selection.kept), selection.hours, describe_dropped(selection))
         for role, parts in data.roles().items()
@@ -24,7 +24,7 @@ def plan_parts(data: Data) -> list[PartPlan]:
 
 
 def plan_record(config: DictConfig, run: Experiment, job: Job) -> dict[str, Any]:
-    """The plan as plan.json keeps it for the report."""
+    """Return the plan as plan.json keeps it for the report."""
     return {
         "name": job.name,
         "command": job.command,
@@ -37,7 +37,7 @@ def plan_record(config: DictConfig, run: Experiment, job: Job) -> dict[str, Any]
 
 
 def plan_facts(config: DictConfig, run: Experiment, directory: Path) -> dict[str, str]:
-    """What the run is about to do, by name."""
+    """Return what the run is about to do, by name."""
     batch, steps = config.batch, run.steps_per_epoch
     of_what = f"{batch.utterances} random utterances" if batch.utterances else f"{batch.seconds:g} s of like length"
     train = run.data.train.values()
@@ -63,7 +63,7 @@ def plan_facts(config: DictConfig, run: Experiment, directory: Path) -> dict[str
 
 
 def rejected_lines(data: DictConfig) -> str:
-    """What prepare could not use of the parts, and where it says why; empty if it could use everything."""
+    """Return what prepare could not use of the parts, and where it says why; "" if it could use everything."""
     lists = [Path(data.manifests) / f"{part}.rejected.jsonl" for part in {*data.train, *data.dev, *data.test}]
     found = {path: len(path.read_text().splitlines()) for path in sorted(lists) if path.is_file()}
     return ", ".join(f"{count:,} when indexed, see {path}" for path, count in found.items() if count)

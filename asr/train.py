@@ -102,7 +102,7 @@ def restore(state: TrainState, directory: Path, run: Experiment, job: Job) -> No
     if found := checkpoint.load_last(directory):
         saved, path, problem = found
         if problem:
-            console.print(f"{problem}. The run goes on from {path.name}, the one before.", soft_wrap=True)
+            console.print(f"{problem}. The run resumes from {path.name}, the one before.", soft_wrap=True)
         differing = differences(saved.config, run.config, ignore=EXECUTION_KEYS)
         if differing:
             raise InputError(
@@ -119,15 +119,15 @@ def restore(state: TrainState, directory: Path, run: Experiment, job: Job) -> No
             )
     elif run.config["init_from"]:
         path = Path(run.config["init_from"])
-        refuse_unfinished(path, job)
+        validate_init_from(path, job)
         checkpoint.load_weights(state.model, checkpoint.load(path).model, path)
 
 
-def refuse_unfinished(path: Path, job: Job) -> None:
-    """A run of another command whose weights are wanted must have ended: until then its best.pt still changes."""
+def validate_init_from(path: Path, job: Job) -> None:
+    """InputError if the run whose weights are wanted has not ended: until then its best.pt still changes."""
     typed = any(override.startswith("init_from=") for override in job.overrides)
     if typed and not (path.parent / checkpoint.LAST).exists():
-        return  # any file that the user names: `load` says if it is none
+        return  # any file that the user names: `load` checks it
     if not has_finished(path.parent):
         state = "has not ended" if path.exists() else "is not there"
         first = path.parent.name.split("+")[0]
@@ -139,7 +139,7 @@ def refuse_unfinished(path: Path, job: Job) -> None:
 
 
 def show_finished(config: DictConfig, directory: Path, name: str) -> dict[str, ErrorRates]:
-    """The results of a run that needs no more training."""
+    """Print and return the results of a run that was finished before."""
     stored = json.loads((directory / "results.json").read_text())
     results = {part: ErrorRates.from_json(rates) for part, rates in stored.items()}
     print_results(f"{name}: finished before (fresh=true trains it again)", results)
@@ -208,7 +208,7 @@ def test(run: Experiment, state: TrainState, directory: Path, tracked: Run | Non
 
 
 def take_best(state: TrainState, best: Path, monitor: str) -> int:
-    """Puts the weights of best.pt into the model; returns the step that they are of."""
+    """Put the weights of best.pt into the model; return the step that they are of."""
     if not best.exists():
         raise DivergedError(f"{best} is not there: no epoch had a finite dev_{monitor}; lower optimizer.lr")
     saved = checkpoint.load(best)

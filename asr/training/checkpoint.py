@@ -1,4 +1,4 @@
-"""Checkpoints: written so that a kill at any moment leaves a whole file, read so that no code in them can run."""
+"""Checkpoints, written so that a kill at any moment leaves a whole file, and read so that no code in them can run."""
 
 import os
 import zipfile
@@ -22,15 +22,14 @@ LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 @dataclass
 class Checkpoint:
-    """All that a run needs to go on, or another to start from its weights. (bf16 needs no scaler, so there is none.)
+    """All that a run needs to resume, or another to start from its weights. (bf16 needs no gradient scaler.)
 
-    config:    the resolved config of the run, plain dicts and lists
-    progress:  what TrainState counts; its position is where the samplers go on
+    config:    the run's settings, resolved, as plain dicts and lists
+    progress:  the counts of TrainState; its position is where the samplers resume
     history:   a record of every finished epoch
-    best:      the dev score of the best epoch so far, or null
-    rng:       torch's generators, which dropout uses: cpu, and a list for all CUDA devices; `others` holds the same of
-               each process but the main one. Data and augmentation have generators of their own, seeded by what they
-               are for
+    best:      the dev score of the best epoch so far, or None
+    rng:       torch's random generators, for dropout: cpu, and a list for all CUDA devices; `others` holds the same of
+               each process but the main one. Data and augmentation are seeded by epoch and utterance
     """
 
     config: dict[str, Any]
@@ -50,9 +49,9 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes beside, syncs to disk and renames, so that `path` is always a whole checkpoint.
+    """Write beside, sync to disk and rename, so that `path` is always a whole checkpoint.
 
-    raises: InputError if it cannot be written, as on a full disk; what was there before is left whole
+    raises: InputError if it cannot be written, as on a full disk; what was there before stays whole
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -67,21 +66,21 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise InputError(
             f"checkpoint {path} cannot be written: {first_line(cause)}. Checkpoints that were there before are whole: "
-            "make room on the disk, and the same command goes on from the last one"
+            "make room on the disk, and rerun the command to resume from the last one"
         ) from error
 
 
 def save_last(checkpoint: Checkpoint, directory: Path) -> None:
-    """last.pt; the one before stays as previous.pt, for a disk may lose what it was given last."""
+    """Write last.pt and keep the one before as previous.pt, since a disk may lose what was written last."""
     last, partial = directory / LAST, directory / "next.pt"
     save(checkpoint, partial)
     if last.exists():
-        os.replace(last, directory / PREVIOUS)  # killed here, the run goes on from previous.pt
+        os.replace(last, directory / PREVIOUS)  # killed here, the run resumes from previous.pt
     os.replace(partial, last)
 
 
 def load_last(directory: Path) -> tuple[Checkpoint, Path, str] | None:
-    """The newest checkpoint that is whole, its path, and why it is not last.pt (empty if it is); None if there is none.
+    """Return the newest whole checkpoint, its path, and why it is not last.pt ("" if it is); None if there is none.
 
     raises: InputError if there are checkpoints, and none can be read
     """
@@ -98,7 +97,7 @@ def load_last(directory: Path) -> tuple[Checkpoint, Path, str] | None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint to the CPU; InputError if there is none, it cannot be read, or it is no checkpoint of ours."""
+    """Read a checkpoint to the CPU; InputError if there is none, it cannot be read, or it is not of this suite."""
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file; a run writes best.pt and last.pt into its directory")
     try:

@@ -1,6 +1,6 @@
-"""The processes of a training that torchrun started: which one this is, and what they settle among themselves.
+"""Training in several processes, started by torchrun.
 
-A training in one process is a world of one: it gets back what it gives, and needs no process group.
+A single process is a world of size 1: it gets back what it gives, and needs no process group.
 """
 
 import os
@@ -24,18 +24,20 @@ from asr.models.batch_norm import MaskedBatchNorm2d
 from asr.training.signals import Interrupted, stop_without
 
 T = TypeVar("T")
-STEP = timedelta(seconds=60)  # how long one process may let the others wait within a training step
-WORK = timedelta(hours=1)  # and elsewhere, where the main process works alone: MLflow's start, checkpoints
-# What torch's backends say when a process of theirs is gone or late.
+STEP = timedelta(seconds=60)  # how long a process may keep the others waiting within a training step
+WORK = timedelta(hours=1)  # and elsewhere, where the main process works alone, as on checkpoints
+# Words of torch's backends when another process has ended or is late.
 LOST = ("gloo", "nccl", "Connection closed", "Connection reset", "imed out", "Broken pipe")
 
 
 @dataclass(frozen=True)
 class World:
-    """rank: this process, from 0, the main one, which alone writes and tells; local_rank: the same on its machine.
+    """The processes that train together.
 
-    size:  how many there are
-    steps: the process group of training steps; None in a world of one
+    rank:  number of this process; 0 is the main one, which alone writes and prints
+    size:  number of processes
+    local_rank: number of this process on its machine
+    steps: process group with the timeout of a training step; None in a single process
     """
 
     rank: int
@@ -48,11 +50,11 @@ class World:
         return self.rank == 0
 
     def sum(self, number: int) -> int:
-        """Over all processes, by their hosts: no GPU is waited for."""
+        """Return the sum over all processes, without waiting for a GPU."""
         return self._reduced(number, dist.ReduceOp.SUM)
 
     def max(self, number: int) -> int:
-        """As sum."""
+        """Return the largest number of all processes, without waiting for a GPU."""
         return self._reduced(number, dist.ReduceOp.MAX)
 
     def _reduced(self, number: int, operation: Any) -> int:
@@ -63,7 +65,7 @@ class World:
         return int(tensor)
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, on the device."""
+        """Return the sum over all processes, on the device."""
         if self.size > 1:
             dist.all_reduce(tensor := tensor.clone(), group=self.steps)
         return tensor
@@ -96,14 +98,14 @@ class World:
             raise ToldError from failure
 
     def synchronise_batch_norm(self, model: nn.Module) -> None:
-        """Its statistics are then those of all processes."""
+        """Let batch norm's statistics be those of all processes."""
         if self.size > 1:
             for module in model.modules():
                 if isinstance(module, MaskedBatchNorm2d):
                     module.total = self.total
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Everywhere those of the main process: batch norm's running statistics, after a step its own in each."""
+        """Copy the main process's buffers, batch norm's running statistics, to all processes."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
@@ -123,8 +125,8 @@ class World:
             reason = re.sub(r"^\[\S+\] ", "", first_line(error)).split(". ")[0]
             print(
                 f"error: process {self.rank} of {self.size} has lost another one: {reason}. One has ended, or let this "
-                f"one wait in a step for longer than {STEP.seconds} s; what it said itself, if anything, stands near "
-                "this or in its machine's log. The same command goes on from the last checkpoint",
+                f"one wait in a step for longer than {STEP.seconds} s; its own message, if any, is near "
+                "this or in its machine's log. Rerun the command to resume from the last checkpoint",
                 file=sys.stderr,
             )
             ignore_torchrun()
@@ -135,18 +137,18 @@ SINGLE_PROCESS = World(rank=0, size=1, local_rank=0)
 
 
 def processes() -> int:
-    """How many torchrun has started, on all machines."""
+    """Return how many processes torchrun has started, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
-    """Whether this one is to tell what all of them say."""
+    """Return whether this process prints what all of them have to say."""
     return processes() == 1 or os.environ["RANK"] == "0"
 
 
 @cache
 def init_distributed() -> World:
-    """The world of this process; the first call waits for all others.
+    """Join the other processes, if there are any, and return the world; the first call waits for all of them.
 
     source: torch.distributed, "Environment variable initialization", as torchrun sets them
     """
@@ -154,7 +156,7 @@ def init_distributed() -> World:
         return SINGLE_PROCESS
     if dist.is_torchelastic_launched():
         stop_without(os.getppid())
-    # With gloo beside NCCL the hosts can settle things without their GPUs.
+    # With gloo beside NCCL the hosts can agree without waiting for their GPUs.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=WORK)
     steps = dist.new_group(timeout=STEP)
@@ -162,12 +164,12 @@ def init_distributed() -> World:
 
 
 def unsynchronised(model: nn.Module) -> AbstractContextManager[None]:
-    """Inside, a backward pass only adds to this process's own gradient."""
+    """Let backward passes add to this process's own gradient only, without an all-reduce."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def leave_after_main() -> None:
-    """Waits for the main process to end: when one has ended with an error, torchrun gives the others no more time."""
+    """Wait for the main process to end, since torchrun stops all others as soon as one has ended with an error."""
     if dist.is_initialized():
         ignore_torchrun()
         if dist.get_rank() > 0:
@@ -176,5 +178,5 @@ def leave_after_main() -> None:
 
 
 def ignore_torchrun() -> None:
-    """For a process that is about to end: torchrun's SIGTERM, since another has ended, would only cut that short."""
+    """Ignore torchrun's SIGTERM in a process that is about to end by itself."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

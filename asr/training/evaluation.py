@@ -26,7 +26,11 @@ from asr.training.step import batch_losses
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: mean over utterances, nats a symbol; unalignable: utterances that CTC cannot align, which count 0 in it."""
+    """What an evaluation found.
+
+    loss:        mean CTC loss of the utterances, in nats
+    unalignable: utterances that are too short for their text, whose loss counts as 0
+    """
 
     loss: float
     unalignable: int
@@ -36,16 +40,16 @@ class Evaluation:
 
     @cached_property
     def rates(self) -> ErrorRates:
-        """Word and character errors over all utterances."""
+        """Return the word and character errors of all utterances."""
         return ErrorRates.of(self.scored)
 
     def as_metrics(self) -> dict[str, float]:
-        """Flat names, as they are logged."""
+        """Return the numbers by the names under which they are logged."""
         return {"loss": self.loss, **self.rates.as_metrics()}
 
 
 class BatchScores(NamedTuple):
-    """What an evaluation learns of a batch. losses: of each utterance; unalignable: as in Evaluation."""
+    """What an evaluation found in a batch; losses has one number for each utterance."""
 
     position: Position
     losses: list[float]
@@ -55,9 +59,9 @@ class BatchScores(NamedTuple):
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], alphabet: Alphabet, compute: Compute) -> Evaluation:
-    """Loss and greedy transcripts of every utterance, in eval mode, which the model is left in.
+    """Compute the loss and the greedy transcript of every utterance; the model is left in eval mode.
 
-    batches: the share of this process; the evaluation is of all of them, and the same in every process
+    batches: those of this process; the evaluation is of all processes' batches, and the same in each of them
     """
     model.eval()
     start = time.perf_counter()
@@ -76,7 +80,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], alphabet: Alphabet, com
 
 @torch.inference_mode()
 def score_batch(model: nn.Module, batch: Batch, alphabet: Alphabet, compute: Compute) -> BatchScores:
-    """Of a model in eval mode."""
+    """Score a batch by a model in eval mode."""
     with out_of_memory_explained(batch, compute.device, compute.bf16, settings=EVALUATION_SETTINGS):
         losses, (log_probs, lengths) = batch_losses(model, batch, compute)
     unalignable = int((~alignable(lengths, batch.targets, batch.target_lengths)).sum())
@@ -88,7 +92,7 @@ def score_batch(model: nn.Module, batch: Batch, alphabet: Alphabet, compute: Com
 def score_parts(
     recognizer: Recognizer, compute: Compute, parts: Mapping[str, CutSet], eval_seconds: float, workers: int
 ) -> dict[str, Evaluation]:
-    """Greedy transcripts and their errors, part by part."""
+    """Evaluate each part on its own."""
     dataset = recognizer.dataset(augment=None, seed=0)
     share = Share(compute.world.rank, compute.world.size, pieces=1)
     return {

@@ -1,4 +1,4 @@
-"""How memory is kept, and what a user is told when a batch does not fit into it."""
+"""How much memory a process may take and keeps, and how running out of it is explained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asr.errors import InputError, mask
 if TYPE_CHECKING:  # every command explains lost memory, and few need the data's packages
     from asr.data.dataset import Batch
 
-# What torch says of it without a type of its own: on a CPU, on MPS, and where cuDNN or cuBLAS asked for the memory.
+# Words of torch where the exception has no type of its own: on a CPU, on MPS, and from cuDNN or cuBLAS.
 MESSAGES = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 TRAINING_SETTINGS = "batch.utterances (batch.seconds where batches are of like length) or data.max_seconds"
 EVALUATION_SETTINGS = "batch.eval_seconds (eval_seconds of asr.evaluate)"
@@ -27,11 +27,10 @@ EVALUATION_SETTINGS = "batch.eval_seconds (eval_seconds of asr.evaluate)"
 def out_of_memory_explained(
     batch: Batch, device: torch.device, bf16: bool, what: str = "a batch", settings: str = TRAINING_SETTINGS
 ) -> Iterator[None]:
-    """Inside, running out of memory is an InputError that describes the batch; every other error stays as it is.
+    """Turn running out of memory into an InputError that describes the batch; leave every other error as it is.
 
-    device, bf16: where and how precisely the model runs
-    what:     the batch, as the message calls it
-    settings: those that make a batch smaller
+    what:     name of the batch in the message
+    settings: settings that make a batch smaller
     """
     try:
         yield
@@ -47,7 +46,7 @@ def out_of_memory_explained(
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep what tensors gave back, for the next ones: new pages for each cost a training up to a sixth.
+    """Make glibc keep freed memory for the next tensors: new pages for each cost a training up to a sixth of its time.
 
     The process then holds the most that it ever needed. Other C libraries are left as they are.
     source: mallopt(3)
@@ -59,7 +58,7 @@ def keep_freed_memory() -> None:
 
 
 def limit_memory() -> None:
-    """Let this process take no more memory than is free now, so that an absurd setting fails it, and not the machine.
+    """Let this process take no more memory than is free now, so that an absurd setting ends it and not the machine.
 
     A limit that the user has set stays. Where there is CUDA nothing is limited, since its driver reserves more
     addresses than there is memory.
@@ -72,7 +71,7 @@ def limit_memory() -> None:
 
 
 def explain_lost_memory(error: Exception) -> str:
-    """What to tell a user whose process, or one that reads data for it, has run out of memory; "" if it is not that."""
+    """Return a paragraph on a process, or one that reads data for it, that ran out of memory; "" for other errors."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     way_out = (
         "Lower the batch (batch.utterances or batch.seconds, data.max_seconds), the model, the number of workers or "
@@ -87,13 +86,13 @@ def explain_lost_memory(error: Exception) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is what a library's exception means."""
+    """Return whether a library's exception means that memory ran out."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or any(message in str(error) for message in MESSAGES)
 
 
 def describe(batch: Batch) -> str:
-    """Its utterances, and the seconds of the longest and of all with padding, reckoned from its share of padding."""
+    """Return a batch's utterances, and the seconds of the longest and of all with padding."""
     count = len(batch.ids)
     padded = batch.seconds / (1 - batch.padding_share)
     ids = ", ".join(batch.ids[:3]) + (", ..." if count > 3 else "")
@@ -102,7 +101,7 @@ def describe(batch: Batch) -> str:
 
 
 def held(device: torch.device) -> str:
-    """How much memory there is, and who has it."""
+    """Return how much memory a device has, and who holds it."""
     gib = 2**30
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)

@@ -15,7 +15,7 @@ from asr.training.memory import out_of_memory_explained
 from asr.training.parallel import without_trace
 from asr.training.step import batch_losses
 
-PASSES = 3  # over the data, of which the longest batch is taken
+EPOCHS = 3  # of the data, in which the longest batch is looked for
 DRAWS = 100  # of the augmentation, of which the longest is taken
 
 
@@ -34,18 +34,17 @@ def check_memory(run: Experiment, model: nn.Module) -> None:
 
 
 def longest_batch(dataset: UtteranceDataset, passes: Passes, share: Share = WHOLE) -> Batch:
-    """The piece of a batch with the most frames, padding included, of all passes.
+    """Return a micro-batch with as many frames, padding included, as training can draw; no other takes more memory.
 
-    Nothing else takes more memory. Of several processes the first gets the longest share, and all try that.
+    Its ids and references are real. Its features are zeros, as long for each utterance as the longest can become by
+    augmentation, and each utterance has the batch's longest text. All processes try the shard of the first, which is
+    the longest.
 
-    Ids and references are real. The features are zeros, as many for each utterance as the longest can have, augmented;
-    and each has the batch's longest text.
-
-    Random batches of so many utterances are as long in every pass: each has the longest utterance. Batches of like
-    length are in every pass others, and lhotse lets the last utterance of one lengthen all of it, so that it exceeds
-    batch.seconds by some percent; a later pass can exceed it by a little more than the PASSES that are looked through.
+    Random batches are as long in every epoch of the data, since one of them holds the longest utterance. Batches of
+    like length differ: lhotse lets the last utterance of a batch lengthen all of it, so a later epoch can exceed the
+    first few by a little.
     """
-    batches = (batch for number in range(PASSES) for batch in passes.batches(number))
+    batches = (batch for number in range(EPOCHS) for batch in passes.batches(number))
     pieces = (piece for batch in batches for piece in share._replace(rank=0).of(batch))
     longest = max(pieces, key=lambda piece: len(piece) * max(heard.duration for heard in piece))
     cuts, seconds = [heard.cut for heard in longest], max(heard.duration for heard in longest)
@@ -66,9 +65,9 @@ def longest_batch(dataset: UtteranceDataset, passes: Passes, share: Share = WHOL
 
 
 def longest_augmented(augment: Augment | None, samples: int, sample_rate: int) -> int:
-    """The most samples that so many become: of DRAWS draws, since a transform does not tell how far it can stretch.
+    """Return the most samples that so many became in DRAWS draws; a transform does not say how far it can stretch.
 
-    The masks of a spectrogram leave its length alone.
+    The masks of a spectrogram do not change its length.
     """
     if augment is None or not augment.wave:
         return samples
@@ -81,10 +80,9 @@ def longest_augmented(augment: Augment | None, samples: int, sample_rate: int) -
 
 
 def rehearse(model: nn.Module, batch: Batch, optimizer: Optimizer, compute: Compute) -> None:
-    """One forward and backward pass, `without_trace`; of several processes each tries its own, with DDP's buckets.
+    """Run one forward and backward pass that leaves no trace, with DDP's buckets if there are several processes.
 
-    An optimizer that has not stepped yet has no state; for the time of the rehearsal twice the weights are held
-    instead, as much as Adam's state, which is the largest that the configs have.
+    An optimizer that has not stepped yet has no state; twice the weights are held in its place, as much as Adam's.
     On CUDA torch keeps what it has allocated, so that later batches find room without new fragments.
 
     raises: InputError if memory does not suffice

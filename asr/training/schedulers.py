@@ -1,4 +1,4 @@
-"""Learning-rate schedules, all called alike: (optimizer, total_steps, settings). They are stepped after every batch."""
+"""Learning-rate schedules with the same signature (optimizer, total_steps, settings), stepped after every batch."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from asr.errors import InputError
 
 
 def one_cycle(optimizer: Optimizer, total_steps: int, max_lr: float, **settings: Any) -> LRScheduler:
-    """Up to max_lr, which is the optimizer's lr, and down again within total_steps.
+    """Raise the learning rate to max_lr, which is the optimizer's lr, and lower it again within total_steps.
 
     source: torch's OneCycleLR. It cycles momentum (or Adam's beta1) too unless cycle_momentum is false
     raises: InputError if the way up has no step, or max_lr is another than the optimizer's
     """
-    _refuse_two_peaks(optimizer, max_lr)
+    _validate_peak(optimizer, max_lr)
     try:
         return OneCycleLR(optimizer, max_lr, total_steps=total_steps, **settings)
     except ZeroDivisionError as error:
@@ -27,14 +27,14 @@ def one_cycle(optimizer: Optimizer, total_steps: int, max_lr: float, **settings:
 def cyclic(
     optimizer: Optimizer, total_steps: int, base_lr: float, max_lr: float, cycles: float, **settings: Any
 ) -> LRScheduler:
-    """Up from base_lr to max_lr, which is the optimizer's lr, and down again; a cycle has two steps at least.
+    """Cycle between base_lr and max_lr, which is the optimizer's lr; a cycle has two steps at least.
 
-    cycles: how many within total_steps. Counted so, a run that is shortened keeps the shape of its schedule; in torch's
-            own terms step_size_up is half of a cycle's steps
+    cycles: how many cycles fit into total_steps, so that a shortened run keeps the shape of its schedule; torch's
+            step_size_up is half of a cycle's steps
     source: torch's CyclicLR. It cycles momentum (or Adam's beta1) too unless cycle_momentum is false
     raises: InputError if cycles is not above 0, or max_lr is another than the optimizer's
     """
-    _refuse_two_peaks(optimizer, max_lr)
+    _validate_peak(optimizer, max_lr)
     if not cycles > 0:
         raise InputError(f"scheduler.cycles={cycles}: it must be above 0")
     half = max(1.0, total_steps / cycles / 2)
@@ -42,12 +42,12 @@ def cyclic(
 
 
 def constant(optimizer: Optimizer, total_steps: int) -> LRScheduler:
-    """The optimizer's lr from the first step to the last, however many there are."""
+    """Keep the optimizer's lr from the first step to the last."""
     return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
-def _refuse_two_peaks(optimizer: Optimizer, max_lr: float) -> None:
-    """The schedules set every learning rate: an optimizer's lr that is not their peak would have no effect."""
+def _validate_peak(optimizer: Optimizer, max_lr: float) -> None:
+    """InputError if max_lr is not the optimizer's lr, which would then have no effect."""
     if max_lr != optimizer.defaults["lr"]:
         raise InputError(
             f"scheduler.max_lr={max_lr} and optimizer.lr={optimizer.defaults['lr']}: the schedule's peak is "

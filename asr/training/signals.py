@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM (Slurm, kill) as an exception, which inside `deferred` waits for the next batch."""
+"""SIGINT (Ctrl-C) and SIGTERM (Slurm, kill) as an exception that waits for the end of a batch."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-LAUNCHER = "ASR_LAUNCHER"  # the environment variable with the id of the process that this one must not outlive
+LAUNCHER = "ASR_LAUNCHER"  # environment variable: id of the process that this one must not outlive
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to stop. exit_code: 128 + the signal's number, as shells have it."""
+    """The process was asked to stop by a signal. exit_code: 128 + the signal's number, as in shells."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -27,19 +27,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """The signal that came inside `deferred`; 0 while there was none."""
+    """The number of the signal that came inside `deferred`; 0 while there was none."""
 
     def __init__(self) -> None:
         self.number = 0
 
     def remember(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler: the first signal waits for the next batch, one more stops at once, within a step."""
+        """Handle a signal: the first waits for the end of the batch, a second one stops at once."""
         if self.number:
-            raise KeyboardInterrupt  # no Interrupted: what is half done must not be saved
+            raise KeyboardInterrupt  # not Interrupted: what is half done must not be saved
         self.number = number
 
     def heeded(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items; raises Interrupted in place of the next one, before it is asked for."""
+        """Yield the items; raise Interrupted in place of the next one after a signal."""
         source = iter(items)
         while not self.number:
             try:
@@ -51,18 +51,18 @@ class StopRequest:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal handler: stops at once."""
+    """Handle a signal by stopping at once."""
     raise Interrupted(number)
 
 
 def stop_at_once_on_sigterm() -> None:
-    """As on Ctrl-C, so that what is open can be closed; a launcher's own handler is left as it is."""
+    """Handle SIGTERM like Ctrl-C, so that what is open can be closed; a launcher's own handler stays."""
     if in_main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, interrupt)
 
 
 def stop_without(parent: int) -> None:
-    """From now on this process is stopped, as by SIGTERM, when that parent of it is gone; kill -9 tells nobody."""
+    """Stop this process, as by SIGTERM, when its parent has ended, which a parent killed by -9 cannot announce."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -74,10 +74,10 @@ def stop_without(parent: int) -> None:
 
 @contextmanager
 def deferred(agree: Callable[[int], int] = int) -> Iterator[StopRequest]:
-    """Inside, both signals are remembered; whoever iterates over `heeded` items stops between two of them.
+    """Remember signals inside the block; whoever iterates over `heeded` items stops between two of them.
 
-    agree:  from the signal of this process, or 0, to that of all processes
-    raises: Interrupted at its end, if a signal came after the last item
+    agree:  maps the signal of this process, or 0, to that of all processes
+    raises: Interrupted at the end of the block, if a signal came after the last item
     """
     request = StopRequest()
     if not in_main_thread():  # only there can Python handle signals
@@ -94,5 +94,5 @@ def deferred(agree: Callable[[int], int] = int) -> Iterator[StopRequest]:
 
 
 def in_main_thread() -> bool:
-    """Whether this thread may set signal handlers."""
+    """Return whether this thread may set signal handlers."""
     return threading.current_thread() is threading.main_thread()

@@ -1,4 +1,4 @@
-"""A killed run loses nothing: the same command goes on at the next batch, to the same numbers."""
+"""A killed run loses nothing: the same command resumes at the next batch, to the same numbers."""
 
 import errno
 import json
@@ -181,7 +181,7 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_is_used(folder, co
     train_in(folder, corpus, name, EVERY_STEP)
     told = capsys.readouterr().out
     assert "last.pt: " in told
-    assert "The run goes on from previous.pt, the one before." in told
+    assert "The run resumes from previous.pt, the one before." in told
     assert f"step {EPOCHS * STEPS}." in told  # an epoch's end is saved once more
     same(content(last), content(folder / "whole" / "last.pt"))
 
@@ -232,4 +232,4 @@ def test_a_disk_that_is_full_for_another_file_is_a_paragraph_too(monkeypatch, ca
         train.main()
     assert end.value.code == 2
     assert "history.jsonl" in (told := capsys.readouterr().err)
-    assert "goes on from its last checkpoint" in told
+    assert "resume from its last checkpoint" in told
