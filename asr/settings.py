@@ -47,7 +47,9 @@ def one_of(*values: object) -> Rule:
 
 SAMPLE_RATES = range(4_000, 384_001)  # Hz; a telephone has 8,000, the fastest converter 384,000
 GROUP = Rule("a group of settings, each given as GROUP.SETTING=VALUE", lambda value: isinstance(value, Mapping))
-STRING = Rule("a string; a number becomes one by \"'5'\"", lambda value: isinstance(value, str) and value != "")
+STRING = Rule(
+    "a string; to give a number as a string, type \"'5'\"", lambda value: isinstance(value, str) and value != ""
+)
 STRINGS = Rule(
     "a list of strings",
     lambda value: (
