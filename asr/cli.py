@@ -2,10 +2,12 @@
 
 import argparse
 import errno
+import gc
 import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -89,6 +91,7 @@ class Task:
     module: str
 
     def __call__(self, config: DictConfig) -> None:
+        configure_process()
         stop_at_once_on_sigterm()
         if launcher := os.environ.pop(LAUNCHER, None):
             stop_without(int(launcher))
@@ -100,6 +103,15 @@ class Task:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the other jobs still run
             _end(error, self.module.removeprefix("asr."))
+
+
+def configure_process() -> None:
+    """Set what holds for the whole process, and for the workers that are forked from it."""
+    # A corpus makes millions of objects that stay. By default they are searched again after every 700 new ones, a
+    # second and a half of a start. A training step leaves some forty to be found, and no tensor among them.
+    gc.set_threshold(100_000)
+    # If the first step of all updates nothing, the schedule is stepped before the optimizer, as it must be here.
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
 def _end(error: Exception, command: str) -> NoReturn:
@@ -212,6 +224,11 @@ def no_such_setting(config: DictConfig, key: str) -> str:
     return f"{key}: there is no such setting{hint} Valid {'in ' + parent if parent else 'here'}: {', '.join(names)}"
 
 
-OmegaConf.register_new_resolver("divide", lambda value, by: float(f"{value / by:.12g}"))  # 6e-4 / 6 is then 1e-4
+def divide(value: float, by: float) -> float:
+    """Return the quotient: a whole number where it is one, else rounded to 12 digits, so that 6e-4 / 6 is 1e-4."""
+    return value // by if value % by == 0 else float(f"{value / by:.12g}")
+
+
+OmegaConf.register_new_resolver("divide", divide)
 OmegaConf.register_new_resolver("run_name", run_name)
 OmegaConf.register_new_resolver("study_name", study_name)

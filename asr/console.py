@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: its plan, its progress and its results."""
+"""Print the plan, the progress and the results of a run."""
 
 import os
 import sys
@@ -13,14 +13,14 @@ from rich.text import Text
 
 from asr.metrics import ErrorRates
 
-# A file or a pipe has no width of its own: wide enough there that no table breaks its lines. Without markup: most of
-# what is shown are names, paths and commands of the user's, in which brackets are brackets.
+# A file or a pipe has no width, so it gets one at which no table breaks its lines. Markup is off, since most of the
+# output is the user's names, paths and commands, in which brackets are brackets.
 console = Console(width=None if sys.stdout.isatty() else 130, highlight=False, markup=False, emoji=False)
 UI = ".venv/bin/mlflow ui --backend-store-uri"
 
 
 class PartPlan(NamedTuple):
-    """A line of the plan: what is kept of a part of the data, and what is not and why."""
+    """A line of the plan: how much of a part of the data is kept, and what is dropped and why."""
 
     role: str
     source: str
@@ -30,7 +30,7 @@ class PartPlan(NamedTuple):
 
 
 def print_plan(title: str, parts: Sequence[PartPlan], facts: Mapping[str, str]) -> None:
-    """The data part by part, then everything else that the run is about to do."""
+    """Print the data part by part, then everything else that the run is about to do."""
     table = Table(box=None, pad_edge=False)
     table.add_column("data")
     table.add_column("part")
@@ -50,7 +50,7 @@ def print_table(title: str, table: Table) -> None:
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
-    """Names and values, one a line."""
+    """Print names and values, one pair a line."""
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         grid.add_row(Text(name, "dim"), value)
@@ -58,13 +58,13 @@ def print_facts(facts: Mapping[str, str]) -> None:
 
 
 def print_whereabouts(directory: Path, tracking_uri: str) -> None:
-    """Where the files of a run are, and how to see all runs. Never wrapped, so that a command can be copied."""
+    """Print where the files of a run are and how to compare runs; not wrapped, so that a command can be copied."""
     ui = f"open {tracking_uri}" if tracking_uri.startswith("http") else f"{UI} {tracking_uri}"
     console.print(f"Everything is in {os.path.relpath(directory)}\nCompare runs: {ui}", soft_wrap=True)
 
 
 def progress_bar() -> Progress:
-    """A bar with the time left and whatever stands in the task's field `figures`; silent where there is no terminal."""
+    """Return a bar with the time left and the task's field `figures`; it is silent where there is no terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -79,7 +79,7 @@ def progress_bar() -> Progress:
 
 
 def print_results(title: str, results: Mapping[str, ErrorRates]) -> None:
-    """Word and character error rates of each part, of the corpus and as the mean of utterances."""
+    """Print the word and character error rates of each part: of the corpus, and as the mean over utterances."""
     table = Table(box=None, pad_edge=False)
     table.add_column("part")
     for name in ("utterances", "WER", "CER", "sub", "del", "ins", "mean WER", "mean CER"):

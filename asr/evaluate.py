@@ -11,21 +11,26 @@ from asr.artifacts.error_table import error_rows
 from asr.cli import entry_point
 from asr.config.build import build_compute
 from asr.console import console, print_results
-from asr.corpora.parts import load_parts
+from asr.data.parts import load_parts
 from asr.errors import InputError
 from asr.files import write_json, write_table
 from asr.metrics import ErrorRates
-from asr.settings import GROUP, POSITIVE, TEXT, TEXTS, WHOLE_FROM_0, Rules, check
+from asr.settings import GROUP, POSITIVE, STRING, STRINGS, Rules, check, one_of, whole
 from asr.training import checkpoint
 from asr.training.checkpoint import from_checkpoint
 from asr.training.evaluation import score_parts
 
 RULES: Rules = {
-    GROUP: "data",
-    TEXT: "checkpoint device precision output_dir data.root data.manifests",
-    TEXTS: "parts",
-    POSITIVE: "eval_seconds",
-    WHOLE_FROM_0: "workers",
+    "data": GROUP,
+    "data.root": STRING,
+    "data.manifests": STRING,
+    "checkpoint": STRING,
+    "parts": STRINGS,
+    "eval_seconds": POSITIVE,
+    "device": STRING,
+    "precision": one_of("auto", "float32", "bf16"),
+    "workers": whole(0),
+    "output_dir": STRING,
 }
 
 
@@ -47,7 +52,7 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     recognizer = from_checkpoint(saved, path)
     compute = build_compute(config.device, config.precision)
     recognizer.model.to(compute.device)
-    parts = {part: selection.kept for part, selection in load_parts(config.data, config.parts).items()}
+    parts = dict(load_parts(config.data, config.parts))
     evaluations = score_parts(recognizer, compute, parts, config.eval_seconds, config.workers)
     directory = Path(config.output_dir)
     for part, evaluation in evaluations.items():

@@ -1,4 +1,4 @@
-"""Passwords in addresses: moved into the environment where they come in, so that nothing else ever sees them."""
+"""Move passwords from addresses to the environment before anything else sees them."""
 
 import os
 import re

@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 
 from asr.config.naming import Job
 from asr.console import PartPlan
-from asr.corpora.parts import Data
-from asr.corpora.selection import drops
+from asr.data.parts import Data
+from asr.data.selection import describe_dropped
 from asr.models.deep_speech2 import count_parameters
 from asr.training.experiment import Experiment
 
@@ -17,7 +17,7 @@ from asr.training.experiment import Experiment
 def plan_parts(data: Data) -> list[PartPlan]:
     """Return a line for each part of the data."""
     return [
-        PartPlan(role, part, len(selection.kept), selection.hours, drops(selection))
+        PartPlan(role, part, len(selection.kept), selection.hours, describe_dropped(selection))
         for role, parts in data.roles().items()
         for part, selection in parts.items()
     ]

@@ -21,18 +21,33 @@ from asr.corpora.manifest import PartSummary, index_part
 from asr.corpora.synthetic.corpus import make_corpus
 from asr.errors import InputError
 from asr.help import print_options
-from asr.settings import GROUP, TEXT, TEXTS, WHOLE_FROM_0, WHOLE_FROM_1, check, one_of
+from asr.settings import GROUP, STRING, STRINGS, SWITCH, Rules, check, whole
 
-RULES = {TEXT: "root manifests", TEXTS: "parts", WHOLE_FROM_1: "jobs?", one_of(True, False): "verify_audio"}
-RULES_TO_DOWNLOAD = {TEXT: "base_url archives", one_of(True, False): "download keep_archives"}
-RULES_TO_SPEAK = {GROUP: "hours speakers", WHOLE_FROM_0: "seed"}
+RULES: Rules = {
+    "root": STRING,
+    "manifests": STRING,
+    "parts": STRINGS,
+    "jobs": whole(1).or_null,
+    "verify_audio": SWITCH,
+}
+LIBRISPEECH_RULES: Rules = {
+    "download": SWITCH,
+    "base_url": STRING,
+    "archives": STRING,
+    "keep_archives": SWITCH,
+}
+SYNTHETIC_RULES: Rules = {
+    "seed": whole(0),
+    "hours": GROUP,
+    "speakers": GROUP,
+}
 
 
 @entry_point("prepare")
 def main(config: DictConfig) -> None:
     """Makes or finds every part, indexes it, and says what is there."""
     check(config, RULES)
-    check(config, RULES_TO_SPEAK if "hours" in config else RULES_TO_DOWNLOAD)
+    check(config, SYNTHETIC_RULES if "hours" in config else LIBRISPEECH_RULES)
     root, jobs = Path(config.root), config.jobs or os.cpu_count() or 1
     if not config.parts:
         raise InputError("parts=[]: name at least one part, such as parts=[train-clean-100]")

@@ -22,9 +22,17 @@ from asr.reporting.pictures import augmentation, curves, rates
 from asr.reporting.tables import commands_and_versions, cost, examples, opening, results, what_was_run
 from asr.reporting.tracked import KIND_TAG, LeftOut, RunStore, StoredRun
 from asr.reporting.verdicts import answer_all, findings_and_hypotheses, overview
-from asr.settings import GROUP, TEXT, WHOLE_FROM_0, WHOLE_FROM_1, check
+from asr.settings import GROUP, STRING, Rules, check, whole
 from asr.tracking.sender import open_run
 
+RULES: Rules = {
+    "tracking": GROUP,
+    "tracking.uri": STRING,
+    "tracking.experiment": STRING,
+    "output_dir": STRING,
+    "bootstrap_samples": whole(1),
+    "seed": whole(0),
+}
 TITLE = "Recurrent CTC recognisers: what was run and what it shows"
 
 
@@ -38,8 +46,7 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]:
     """The files that were written, index.html and report.md first; InputError if there is no run to report on."""
-    texts = "tracking.uri tracking.experiment output_dir"
-    check(config, {GROUP: "tracking", TEXT: texts, WHOLE_FROM_1: "bootstrap_samples", WHOLE_FROM_0: "seed"})
+    check(config, RULES)
     settings = config.tracking
     store = RunStore(settings.uri, settings.experiment)
     runs, left_out = store.read()

@@ -24,7 +24,6 @@ from asr.searching.report import is_current, print_best, trial_line, write_repor
 from asr.searching.space import Space, baseline, read_space, show_setting, space_facts, trial_settings, with_settings
 from asr.searching.study import (
     RECORD,
-    RULES,
     RUNS,
     SeededByTrial,
     abandon,
@@ -40,12 +39,31 @@ from asr.searching.study import (
 )
 from asr.searching.trial import BASELINE, METRICS, train_command, train_trial
 from asr.searching.worker import Worker, count_states, to_do
-from asr.settings import GROUP, TEXT, check, one_of
+from asr.settings import GROUP, STRING, SWITCH, Rules, check, one_of, whole
 from asr.sweep import parent_tags
 from asr.tracking.sender import Run, open_run
 from asr.train import GROUPS
 from asr.training.experiment import Experiment
 
+RULES: Rules = {
+    "search": GROUP,
+    "search.kind": one_of("study", "range"),
+    "study": GROUP,
+    "study.name": STRING.or_null,
+    "study.storage": STRING,
+    "study.trials": whole(1),
+    "study.metric": one_of(*METRICS),
+    "study.baseline": SWITCH,
+    "study.seed": whole(0),
+    "study.random_trials": whole(0),
+    "study.pruner": one_of("median", "hyperband", "none"),
+    "study.pruned_by": one_of(*METRICS),
+    "study.startup_trials": whole(0),
+    "study.warmup_epochs": whole(0),
+    "study.heartbeat_seconds": whole(1),
+    "study.retries": whole(0),
+    "output_dir": STRING,
+}
 # Of the study's own settings: those that decide which trials it makes. The others may change while it runs.
 DECISIVE = ("metric", "seed", "baseline", "random_trials", "pruner", "pruned_by", "startup_trials", "warmup_epochs")
 
@@ -58,7 +76,7 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig, job: Job) -> None:
     """What the file in conf/search asks for: kind: study or kind: range."""
-    check(config, {GROUP: "search study", one_of("study", "range"): "search.kind", TEXT: "output_dir study.storage"})
+    check(config, RULES)
     if config.fresh:
         raise InputError("fresh=true: a search is not started over; another study.name starts another")
     space = read_space(config, job.overrides)
@@ -75,7 +93,6 @@ def run(config: DictConfig, job: Job) -> None:
 
 def run_study(config: DictConfig, job: Job, space: Space) -> None:
     """From plan to the best trial. The same command goes on with its study; one that has all trials it shows."""
-    check(config, {**RULES, one_of(*METRICS): "study.metric study.pruned_by", one_of(True, False): "study.baseline"})
     quiet_optuna()
     settings, directory = config.study, Path(config.output_dir)
     retry = RetryHeartbeatStaleTrialCallback(max_retry=settings.retries)

@@ -1,61 +1,85 @@
-"""Settings: what they must be, and as dotted keys, how configs are compared and shown in MLflow."""
+"""Settings: the rules for their values, and configs as dotted keys, compared key by key."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-
-from omegaconf import DictConfig, OmegaConf
 
 from asr.errors import InputError
 
 
 class Rule(NamedTuple):
-    """What a value must be, in words, and whether it is."""
+    """A condition that the value of a setting must meet: in words, for the message, and as a function."""
 
     words: str
     holds: Callable[[Any], bool]
 
+    @property
+    def or_null(self) -> "Rule":
+        """The same rule for a setting that may be null as well."""
+        return Rule(f"{self.words} or null", lambda value: value is None or self.holds(value))
 
-Rules = Mapping[Rule, str]
-"""Rule -> the dotted keys that it is for, parted by spaces; one that ends in a question mark may be null."""
 
-SAMPLE_RATES = range(4_000, 384_001)  # Hz; a telephone has 8,000, the fastest converter 384,000
-WHOLE_FROM_0 = Rule("a whole number from 0 on", lambda value: type(value) is int and value >= 0)
-WHOLE_FROM_1 = Rule("a whole number from 1 on", lambda value: type(value) is int and value >= 1)
-WHOLE_FROM_2 = Rule("a whole number from 2 on", lambda value: type(value) is int and value >= 2)
-SHARE = Rule("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
-TEXT = Rule("a text; a number as text is typed \"'5'\"", lambda value: isinstance(value, str) and value != "")
-TEXTS = Rule("a list of texts", lambda value: OmegaConf.is_list(value) and all(isinstance(item, str) for item in value))
-GROUP = Rule("a group of settings, each given as GROUP.SETTING=VALUE", OmegaConf.is_dict)
-POSITIVE = Rule("a number above 0", lambda value: type(value) in (int, float) and value > 0)
+Rules = Mapping[str, Rule]
+"""The rule of each setting, by its dotted key. A group stands before the settings in it."""
+
+
+def as_typed(value: Any) -> str:
+    """Return a value as it is typed on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)  # no bool
+
+
+def whole(low: int, high: int | None = None) -> Rule:
+    """Return the rule that a value is a whole number from low to high, or without an upper bound."""
+    words = f"a whole number of at least {low}" if high is None else f"a whole number from {low:,} to {high:,}"
+    return Rule(words, lambda value: type(value) is int and low <= value and (high is None or value <= high))
 
 
 def one_of(*values: object) -> Rule:
-    """The rule that a value is one of these, of the same type."""
-    names = ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+    """Return the rule that a value is one of these, of the same type."""
+    names = ", ".join(map(as_typed, values))
     return Rule(f"one of {names}", lambda value: any(value is v or (type(value) is str and value == v) for v in values))
 
 
-def whole(low: int, high: int) -> Rule:
-    """The rule that a value is a whole number within bounds."""
-    return Rule(f"a whole number from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high)
+SAMPLE_RATES = range(4_000, 384_001)  # Hz; a telephone has 8,000, the fastest converter 384,000
+GROUP = Rule("a group of settings, each given as GROUP.SETTING=VALUE", lambda value: isinstance(value, Mapping))
+STRING = Rule(
+    "a string; to give a number as a string, type \"'5'\"", lambda value: isinstance(value, str) and value != ""
+)
+STRINGS = Rule(
+    "a list of strings",
+    lambda value: (
+        isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
+    ),
+)
+SWITCH = one_of(True, False)
+POSITIVE = Rule("a number above 0", lambda value: _is_number(value) and value > 0)
+ABOVE_1 = Rule("a number above 1", lambda value: _is_number(value) and value > 1)
+FRACTION = Rule("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+BELOW_1 = Rule("a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
 
 
 def require(key: str, value: Any, rule: Rule) -> None:
-    """InputError if a setting breaks its rule; a key that ends in a question mark may be null."""
-    name, nullable = key.rstrip("?"), key.endswith("?")
-    if not (rule.holds(value) or (value is None and nullable)):
-        raise InputError(f"{name}={value}: it must be {rule.words}{' or null' if nullable else ''}")
+    """Raise InputError if the value of a setting breaks its rule."""
+    if not rule.holds(value):
+        raise InputError(f"{key}={as_typed(value)}: it must be {rule.words}")
 
 
-def check(config: DictConfig, rules: Rules) -> None:
-    """InputError for the first setting that breaks its rule."""
-    for rule, keys in rules.items():
-        for key in keys.split():
-            require(key, OmegaConf.select(config, key.rstrip("?")), rule)
+def check(config: Mapping[str, Any], rules: Rules) -> None:
+    """Raise InputError for the first setting that breaks its rule; one that is missing counts as null."""
+    for key, rule in rules.items():
+        value: Any = config
+        for name in key.split("."):
+            value = value.get(name)
+        require(key, value, rule)
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """{model: {gru_layers: 7}} as {"model.gru_layers": 7}; a list of mappings counts as a mapping from 0 on."""
+    """Return {"model.gru_layers": 7} for {model: {gru_layers: 7}}; a list of mappings counts as {0: ..., 1: ...}."""
     return dict(_leaves(config, ""))
 
 
@@ -70,7 +94,7 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Sequence[str]) -> list[str]:
-    """The settings in which two configs differ, as "key: old -> new", without those within `ignore`."""
+    """Return the settings in which two configs differ, as "key: old -> new", except those within `ignore`."""
     before, after = flatten(old), flatten(new)
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
@@ -80,5 +104,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Sequence
 
 
 def within(key: str, keys: Sequence[str]) -> bool:
-    """Whether a dotted key is one of these, or lies below one of them."""
+    """Return whether a dotted key is one of these or lies below one of them."""
     return any(key == one or key.startswith(f"{one}.") for one in keys)

@@ -15,8 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from asr.cli import fail_alike
-from asr.config.build import RULES
 from asr.config.naming import run_name
+from asr.config.rules import TRAIN
 from asr.errors import InputError
 from asr.settings import check
 from asr.tracking.journal import JOURNAL
@@ -42,7 +42,7 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
     for job in jobs if "dry_run" in config else []:  # of a training or a search
         HydraConfig.instance().set_config(job)  # output_dir is made from what it holds
         try:
-            check(job, RULES)
+            check(job, TRAIN)
         except InputError as error:
             fail_alike(str(error))
     if config.get("dry_run", True) or not is_main_process():

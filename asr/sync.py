@@ -16,9 +16,15 @@ from rich.table import Table
 from asr.cli import entry_point
 from asr.console import console
 from asr.errors import InputError
-from asr.settings import GROUP, TEXT, check
+from asr.settings import GROUP, STRING, Rules, check
 from asr.tracking.journal import JOURNAL, BusyError, Cursor, Journal
 from asr.tracking.sender import Sender, UnreachableError, absolute, require_database
+
+RULES: Rules = {
+    "runs": STRING,
+    "tracking": GROUP,
+    "tracking.uri": STRING.or_null,
+}
 
 
 class Synced(NamedTuple):
@@ -41,7 +47,7 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> list[Synced]:
     """Sends every journal in the folder `runs`, each to the address that it was written for, or all to tracking.uri."""
-    check(config, {GROUP: "tracking", TEXT: "runs tracking.uri?"})
+    check(config, RULES)
     folder = Path(config.runs)
     if not folder.is_dir():
         raise InputError(f"runs={folder}: there is no such folder; give the one that holds your runs")

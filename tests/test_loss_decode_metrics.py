@@ -29,8 +29,8 @@ def test_loss_of_one_frame_is_its_negative_log_probability():
     torch.testing.assert_close(loss, -torch.tensor([0.5]).log())
 
 
-def test_alignable_agrees_with_the_filter():
-    """Two places count the frames that CTC needs: one over texts before training, one over tensors in evaluation."""
+def test_what_is_alignable_has_a_finite_loss():
+    """As torch's own CTC loss says."""
     texts = ["a", "aa", "aba", "aabb", "ab"]
     rows = [torch.tensor(LETTERS.encode(t)) for t in texts]
     targets = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -38,6 +38,9 @@ def test_alignable_agrees_with_the_filter():
     for spare in (-1, 0):
         frames = torch.tensor([frames_needed(t) + spare for t in texts])
         assert alignable(frames, targets, lengths).tolist() == [spare == 0] * len(texts)
+        log_probs = torch.full((int(frames.max()), len(texts), LETTERS.size), 1 / LETTERS.size).log()
+        losses = F.ctc_loss(log_probs, targets, frames, lengths, reduction="none")
+        assert losses.isfinite().tolist() == [spare == 0] * len(texts)
 
 
 def test_greedy_merges_repeats_drops_blanks_and_stops_at_the_length():

@@ -210,7 +210,7 @@ def test_bf16_trains_with_a_finite_loss(config, tmp_path):
         ("data.max_seconds=0.1", "no utterance is left.*too long"),
         ("data.test=[dev-clean]", "dev-clean.*one role"),
         ("data.test=[]", "must each name a part"),
-        ("data.train=[train-clean-100,train-clean-100]", "train-clean-100 stands twice"),
+        ("data.train=[train-clean-100,train-clean-100]", "train-clean-100 is named twice"),
         ("optimizer.lr=-1", "optimizer.*-1"),
         ("optimizer._target_=torch.optim.Nothing", "optimizer.*Nothing"),
         ("+optimizer.speed=3", "optimizer.*speed"),

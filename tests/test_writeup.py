@@ -21,7 +21,7 @@ from torchaudio.transforms import FrequencyMasking, MelSpectrogram, TimeMasking
 
 from asr import cli
 from asr.config.build import Recognizer, build_data, build_optimizer, build_recognizer, make
-from asr.corpora import parts as corpora_parts
+from asr.data import parts as data_parts
 from asr.data.augment import AddGaussianNoise, Augment, Sometimes
 from asr.data.text import BLANK
 from asr.models.deep_speech2 import DeepSpeech2, count_parameters
@@ -317,7 +317,7 @@ def test_training_utterances_of_20_seconds_or_200_characters_are_dropped(
             + [cut(f"{source} {id}", 19, "AB" * (n // 2) + "'" * 9 + "A" * (n % 2)) for id, n in words.items()]
         )
 
-    monkeypatch.setattr(corpora_parts, "load_cuts", load)
+    monkeypatch.setattr(data_parts, "load_cuts", load)
     data = build_data(composed(name).data, small(name))
     for part, selection in data.train.items():
         assert [c.id for c in selection.kept] == [f"{part} shorter", f"{part} 199 characters"]

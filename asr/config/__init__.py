@@ -1,1 +1,1 @@
-"""From a composed config to objects and names."""
+"""Check composed configs, and turn them into objects and names."""

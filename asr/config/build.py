@@ -1,4 +1,4 @@
-"""From config to objects: the only caller of Hydra's instantiate."""
+"""Build objects from a config: the only caller of Hydra's instantiate."""
 
 import os
 from functools import partial
@@ -12,50 +12,21 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from asr.corpora.parts import Data, load_parts, validate_roles
-from asr.corpora.selection import drops, select
+from asr.config.rules import TRAIN
 from asr.data.batches import Passes
-from asr.data.text import frames_needed
+from asr.data.parts import Data, load_parts, validate_roles
+from asr.data.selection import Selection, describe_dropped, select
 from asr.errors import InputError, first_line
 from asr.models.recognizer import Recognizer
-from asr.settings import (
-    GROUP,
-    POSITIVE,
-    SHARE,
-    TEXT,
-    TEXTS,
-    WHOLE_FROM_0,
-    WHOLE_FROM_1,
-    WHOLE_FROM_2,
-    Rules,
-    check,
-    one_of,
-)
+from asr.settings import check
 from asr.training.compute import Compute
 from asr.training.distributed import init_distributed
 from asr.training.experiment import Experiment
 from asr.training.memory import keep_freed_memory
 
-MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
-RULES: Rules = {
-    GROUP: "model data augment optimizer scheduler batch features checkpoint tracking",
-    TEXT: "alphabet device precision output_dir init_from? tracking.uri tracking.experiment data.root data.manifests",
-    TEXTS: "data.train data.dev data.test",
-    WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.accumulate tracking.log_every "
-    "data.max_characters? max_non_finite",
-    WHOLE_FROM_0: "workers seed",
-    WHOLE_FROM_2: "batch.buckets",
-    POSITIVE: "max_grad_norm batch.seconds? batch.eval_seconds data.max_seconds? tracking.system_metrics_seconds? "
-    "checkpoint.every_minutes",
-    SHARE: "max_unreadable_share",
-    one_of(*MONITORS): "monitor",
-    one_of("auto", True, False): "rehearse",
-    one_of(True, False): "deterministic dry_run fresh sync_batch_norm",
-}
-
 
 def make(node: Any, name: str, **arguments: Any) -> Any:
-    """Calls the node's _target_ with its settings and the arguments; InputError if it refuses them."""
+    """Call the node's _target_ with its settings and the arguments; InputError if it refuses them."""
     try:
         return instantiate(node, _partial_=True, _convert_="all")(**arguments)
     except (InstantiationException, TypeError, ValueError, AssertionError) as error:
@@ -73,13 +44,13 @@ def build_recognizer(config: DictConfig, seed: int) -> Recognizer:
 
 
 def build_optimizer(config: DictConfig, model: nn.Module, total_steps: int) -> tuple[Optimizer, LRScheduler]:
-    """The optimizer over all weights, and the schedule that is stepped total_steps times."""
+    """Build the optimizer of all weights, and its schedule over total_steps."""
     optimizer = make(config.optimizer, "optimizer", params=list(model.parameters()))
     return optimizer, make(config.scheduler, "scheduler", optimizer=optimizer, total_steps=total_steps)
 
 
 def set_deterministic(wanted: bool) -> None:
-    """Whether torch takes only algorithms that give the same numbers in every run; on a CPU ours do without.
+    """Let torch use only algorithms that give the same numbers in every run; on a CPU all that we use do.
 
     source: torch.use_deterministic_algorithms. cuBLAS reads its variable when it is first used
     """
@@ -90,16 +61,14 @@ def set_deterministic(wanted: bool) -> None:
 
 
 def build_compute(device: str, precision: str) -> Compute:
-    """Resolves auto; InputError for a device that is not there."""
-    if precision not in ("auto", "float32", "bf16"):
-        raise InputError(f"precision={precision}: it is one of auto, float32, bf16")
+    """Return where and how precisely to compute; InputError for a device that is not available."""
     world = init_distributed()
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         resolved = torch.device(name)
         if resolved.type == "cuda" and world.size > 1:
             if resolved.index not in (None, world.local_rank):
-                raise InputError(f"device={device}: of several processes each has a GPU of its own; device=cuda")
+                raise InputError(f"device={device}: each of several processes has a GPU of its own; set device=cuda")
             resolved = torch.device("cuda", world.local_rank)
             torch.cuda.set_device(resolved)
         torch.zeros(1, device=resolved)
@@ -111,22 +80,22 @@ def build_compute(device: str, precision: str) -> Compute:
 
 
 def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
-    """Loads and filters; InputError if nothing is left to train on, or an utterance has two roles."""
+    """Load the parts of the data and select what is trained on.
+
+    raises: InputError if nothing is left to train on, or an utterance has two roles
+    """
     if not (config.train and config.dev and config.test):
         raise InputError(f"data: train={config.train}, dev={config.dev}, test={config.test} must each name a part")
-    choose = partial(
-        select,
-        normalize=recognizer.alphabet.normalize,
-        output_frames=recognizer.output_frames,
-        needed=frames_needed,
-        max_seconds=config.max_seconds,
-        max_characters=config.max_characters,
-    )
-    train = load_parts(config, config.train, choose)
+    bounds = (recognizer.output_frames, config.max_seconds, config.max_characters)
+    train = {part: select(cuts, recognizer.alphabet, *bounds) for part, cuts in load_parts(config, config.train)}
     # Dev and test are scored unfiltered, as in the writeup.
-    data = Data(train, load_parts(config, config.dev), load_parts(config, config.test))
+    dev, test = (
+        {part: Selection.of_all(cuts) for part, cuts in load_parts(config, sources)}
+        for sources in (config.dev, config.test)
+    )
+    data = Data(train, dev, test)
     if not any(len(selection.kept) for selection in train.values()):
-        reasons = ", ".join(f"{drops(selection)} of {source}" for source, selection in train.items())
+        reasons = ", ".join(f"{describe_dropped(selection)} of {source}" for source, selection in train.items())
         raise InputError(
             f"data.train={list(config.train)}: no utterance is left after filtering ({reasons}); raise "
             f"data.max_seconds ({config.max_seconds}) or data.max_characters ({config.max_characters}), or train on "
@@ -138,7 +107,7 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
 
 def build_experiment(config: DictConfig) -> Experiment:
     """Check the settings and build everything, so that a mistake is found before training; InputError names it."""
-    check(config, RULES)
+    check(config, TRAIN)
     set_deterministic(config.deterministic)
     compute = build_compute(config.device, config.precision)
     recognizer = build_recognizer(config, config.seed)

@@ -1,4 +1,4 @@
-"""How runs and studies are named, and the command that repeats a run."""
+"""Name runs and studies, and give the command that repeats a run."""
 
 import re
 import shlex
@@ -13,13 +13,13 @@ from asr.settings import within
 LONGEST_NAME = 150  # characters; file systems allow 255 bytes for one name
 
 
-# Settings that change how a run is carried out, not what it computes: no part of its name or its identity.
+# Settings that change how a run is carried out, not what it computes: they are not part of its name.
 EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir", "sweep", "launcher",
                   "checkpoint.every_minutes", "rehearse")  # fmt: skip
 
 
 class Job(NamedTuple):
-    """A run as it was called: choices by group ("" for none), and its command, which makes it again on its own."""
+    """A run as it was called: the option of each group ("" for none), and the command that repeats it."""
 
     name: str
     choices: dict[str, str]
@@ -28,17 +28,17 @@ class Job(NamedTuple):
 
 
 def current_job(module: str, groups: Sequence[str]) -> Job:
-    """The job that Hydra is running; one of a sweep is told as the command for it alone."""
+    """Return the job that Hydra is running, with the command that repeats it, outside of its sweep too."""
     hydra = HydraConfig.get()
     choices = {group: str(hydra.runtime.choices.get(group) or "") for group in groups}
-    overrides = identity(list(hydra.overrides.task))
+    overrides = identifying_overrides(list(hydra.overrides.task))
     return Job(run_name(overrides), choices, overrides, shlex.join(["python", "-m", module, *overrides]))
 
 
-def identity(overrides: Sequence[str]) -> list[str]:
-    """The overrides that decide what a run computes: experiment and scale first, then by name, whatever the order was.
+def identifying_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that decide what a run computes: experiment and scale first, the others sorted by name.
 
-    (Sorting is stable, so of two values for one key the last still wins.)
+    Sorting is stable, so the last of two values for one key still wins.
     """
     order = {"experiment": 0, "scale": 1}
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
@@ -47,18 +47,18 @@ def identity(overrides: Sequence[str]) -> list[str]:
 
 
 def run_name(overrides: Sequence[str], experiment: str | None = None) -> str:
-    """A directory's name from a command's overrides, or from those with another experiment.
+    """Return the name of a run's directory, by its overrides, or by those with another experiment.
 
-    It holds no character that Hydra or a shell would take for its own: the paths of checkpoints are typed in commands.
+    It has no character that is special to Hydra or a shell, since paths of checkpoints are typed in commands.
     """
     if experiment:
         kept = [override for override in overrides if not override.startswith(("experiment=", "init_from="))]
         overrides = [f"experiment={experiment}", *kept]
     parts = []
-    for override in identity(overrides):
+    for override in identifying_overrides(overrides):
         key, _, value = override.lstrip("+").partition("=")
-        # A path tells enough by its last folder, a checkpoint (every run has a best.pt) with the one before. Two
-        # that end alike are told apart when their configs are compared.
+        # Of a path the last folder is enough; of a checkpoint also its file, since every run has a best.pt. Runs
+        # whose names are equal all the same are told apart when their configs are compared.
         value = "-".join(value.rstrip("/").split("/")[-2 if value.endswith(".pt") else -1 :])
         parts.append(value if key == "experiment" else f"{key}-{value}")
     name = re.sub(r"[^\w.+-]+", "_", "+".join(parts)) or "default"
@@ -69,7 +69,7 @@ def run_name(overrides: Sequence[str], experiment: str | None = None) -> str:
 
 
 def study_name(name: str | None, search: str, overrides: Sequence[str]) -> str:
-    """The directory of a study: by the name that was given, or by what decides which trials it makes."""
+    """Return the name of a study's directory: the given one, or one by the settings that decide its trials."""
     rest = {"search", *(f"study.{key}" for key in ("name", "storage", "trials", "heartbeat_seconds", "retries"))}
     kept = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in rest]
     return (str(name or "") or f"{search}+{run_name(kept)}".removesuffix("+default")).replace("/", "_")

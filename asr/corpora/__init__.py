@@ -1,1 +1,1 @@
-"""Corpora: what is on the disk, which parts it has, which utterances can be used."""
+"""Get corpora, index them, and load the utterances that can be used."""

@@ -1,4 +1,4 @@
-"""What an audio file holds besides what its header says."""
+"""Find out whether an audio file holds more than its header declares."""
 
 from io import BytesIO
 from pathlib import Path
@@ -7,15 +7,15 @@ import soundfile
 
 
 def hides_samples(path: Path) -> bool:
-    """Whether a FLAC file that can be read holds more samples than its header declares, which decoders leave out.
+    """Return whether a readable FLAC file holds more samples than its header declares, which decoders leave out.
 
-    Declares one more and looks for it, in a twentieth of the time of decoding.
+    It declares one more sample and looks for it, which takes a twentieth of the time of decoding.
     """
     content = bytearray(path.read_bytes())
     start = content.find(b"fLaC")  # not 0 behind a tag
     if start < 0:
         return False
-    # Their number is the last 36 bits of these eight bytes. source: RFC 9639, section 8.2
+    # The number of samples is the last 36 bits of these eight bytes. source: RFC 9639, section 8.2
     number = slice(start + 18, start + 26)
     content[number] = (int.from_bytes(content[number], "big") + 1).to_bytes(8, "big")
     with soundfile.SoundFile(BytesIO(content)) as audio:

@@ -1,4 +1,4 @@
-"""Cuts for training and scoring: loaded from an index or any lhotse CutSet, checked, and selected for training."""
+"""Load cuts from an index or any lhotse CutSet, and check them."""
 
 import gzip
 import json
@@ -16,21 +16,21 @@ from asr.corpora.utterance import INDEX_VERSION, IndexedCut, manifest_path, rate
 from asr.errors import InputError, first_line
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".yaml", ".yaml.gz")  # of lhotse's cut sets
-TOLERANCE_SECONDS = 0.025  # lhotse's own: by so much a cut may pass the end of its recording
+TOLERANCE_SECONDS = 0.025  # by which a cut may pass the end of its recording; lhotse's own value
 
 
 QUICKSTART = ". To try it without a corpus: bash scripts/quickstart.sh makes a small one and trains on it in 12 minutes"
 
 
 def load_cuts(source: str, root: Path, manifest_dir: Path) -> CutSet:
-    """All cuts of a part or of a file, in memory: each mono, with one supervision, its text and its audio file.
+    """Load all cuts of a part or a file into memory: each is mono and has one supervision with a text, and its audio.
 
-    An index gives IndexedCuts, which others take for MonoCuts.
+    The cuts of an index are IndexedCuts, which can be used as MonoCuts.
 
-    source: a part that was indexed (manifest_dir/PART.jsonl.gz), or a file with a lhotse CutSet; cuts with several
-            supervisions are cut up into one for each
+    source: an indexed part (manifest_dir/PART.jsonl.gz), or a file with a lhotse CutSet; a cut with several
+            supervisions is split into one for each
     root:   the folder that holds the parts; paths in an index are relative to it
-    raises: InputError, naming the first cut or file at fault and how many there are
+    raises: InputError that names the first cut or file at fault, and how many there are
     """
     is_file = source.endswith(SUFFIXES)
     if is_file:
@@ -53,15 +53,15 @@ def load_cuts(source: str, root: Path, manifest_dir: Path) -> CutSet:
             raise InputError(f"{path} was not made by this version of asr.prepare; make it anew: {prepare}")
         cuts = _read(path, f"make it anew: {prepare}", os.path.join(os.path.abspath(root), ""))
     cuts = _one_supervision_each(cuts, path)
-    _refuse_repeated_ids(cuts, path)
-    _refuse_missing_audio(cuts, path)
+    _validate_ids(cuts, path)
+    _validate_audio_files(cuts, path)
     return CutSet.from_cuts(cuts)
 
 
 def prepare_command(root: Path, manifest_dir: Path, parts: list[str]) -> str:
-    """The command that indexes parts of a corpus. Which corpus it is, its folder tells."""
+    """Return the command that indexes parts of a corpus, which is recognised by its folder."""
     corpus, hint = "CORPUS", " (CORPUS is librispeech, mini_librispeech or synthetic)"
-    if root.name == "synthetic" or any(root.glob("*/synthetic.json")):  # which its generator leaves in every part
+    if root.name == "synthetic" or any(root.glob("*/synthetic.json")):  # written by its generator
         corpus = "synthetic"
     elif set(parts) <= MINI_LIBRISPEECH.keys():
         corpus = "mini_librispeech"
@@ -73,11 +73,11 @@ def prepare_command(root: Path, manifest_dir: Path, parts: list[str]) -> str:
 
 
 def _read(path: Path, way_out: str, prefix: str = "") -> list[Cut]:
-    """prefix: is put before the paths of audio files in lines of JSON."""
+    """Read the cuts of a file. prefix: is put before the paths of audio files in lines of JSON."""
     cuts: list[Cut] = []
     try:
         cuts.extend(_lines(path, prefix) if ".jsonl" in path.suffixes else CutSet.from_file(path))
-    except Exception as error:  # whatever lhotse, json, yaml and gzip raise at a file that is something else
+    except Exception as error:  # lhotse, json, yaml and gzip raise anything
         beyond = f" beyond its cut {len(cuts):,}" if cuts else ""
         raise InputError(f"{path} cannot be read as a lhotse CutSet{beyond}: {first_line(error)}; {way_out}") from error
     if not cuts or not isinstance(cuts[0], Cut | IndexedCut):
@@ -87,7 +87,7 @@ def _read(path: Path, way_out: str, prefix: str = "") -> list[Cut]:
 
 
 def _lines(path: Path, prefix: str) -> Iterator[Cut]:
-    """Of an index without lhotse, which takes six times as long."""
+    """Yield the cuts of lines of JSON. Those of an index are read without lhotse, in a sixth of the time."""
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             if (cut := IndexedCut.read(line, prefix)) is None:
@@ -99,7 +99,7 @@ def _lines(path: Path, prefix: str) -> Iterator[Cut]:
 
 
 def _one_supervision_each(cuts: list[Cut], path: Path) -> list[Cut]:
-    """Cuts up those with several; InputError if any cut cannot be used."""
+    """Split cuts with several supervisions; InputError if any cut cannot be used."""
     single: list[Cut] = []
     problems = []
     for cut in cuts:
@@ -112,7 +112,7 @@ def _one_supervision_each(cuts: list[Cut], path: Path) -> list[Cut]:
             if not problem and len(cut.supervisions) > 1:
                 pieces = list(cut.trim_to_supervisions(keep_overlapping=False))
                 problem = next((found for piece in pieces if (found := _problem(piece))), "")
-        except Exception as error:  # lhotse reads fields of any type, and fails when it computes with them
+        except Exception as error:  # lhotse reads fields of any type, and fails later
             problem = f"has a field that cannot be ({first_line(error)}); write it anew with lhotse"
         if problem:
             problems.append(f"cut {getattr(cut, 'id', '(no id)')} {problem}")
@@ -125,7 +125,7 @@ def _one_supervision_each(cuts: list[Cut], path: Path) -> list[Cut]:
 
 
 def _problem(cut: Cut) -> str:
-    """Why a cut cannot be used, and the way out; empty if it can."""
+    """Return why a cut cannot be used, and the way out; an empty string if it can."""
     if not isinstance(cut, MonoCut):
         return f"is a {type(cut).__name__}, must be a MonoCut of one channel; mix it down or give each channel a cut"
     if not isinstance(cut.id, str):
@@ -143,7 +143,7 @@ def _problem(cut: Cut) -> str:
         return "has no supervision; give it a transcript or filter it out"
     if not all(isinstance(supervision.text, str) for supervision in cut.supervisions):
         return "has a supervision without a text; give it a transcript or filter it out"
-    if not (cut.start >= 0 and cut.duration > 0 and cut.duration * cut.sampling_rate >= 1):  # so written for NaN
+    if not (cut.start >= 0 and cut.duration > 0 and cut.duration * cut.sampling_rate >= 1):  # false for NaN
         return f"starts at {cut.start} s and lasts {cut.duration} s: it must hold a sample; mend it or filter it out"
     end, length = cut.start + cut.duration, cut.recording.num_samples / cut.recording.sampling_rate
     if not end <= length + TOLERANCE_SECONDS:
@@ -151,7 +151,7 @@ def _problem(cut: Cut) -> str:
     return ""
 
 
-def _refuse_repeated_ids(cuts: list[Cut], path: Path) -> None:
+def _validate_ids(cuts: list[Cut], path: Path) -> None:
     seen: set[str] = set()
     repeated = []
     for cut in cuts:
@@ -171,8 +171,8 @@ def _audio_files(cut: Cut) -> list[str]:
     return [source.source for source in cut.recording.sources if source.type == "file"]
 
 
-def _refuse_missing_audio(cuts: list[Cut], path: Path) -> None:
-    """Looks every folder up once: far quicker than every file."""
+def _validate_audio_files(cuts: list[Cut], path: Path) -> None:
+    """Raise InputError if an audio file is missing. Folders are listed once, which is far quicker than to try files."""
     names: dict[str, set[str]] = defaultdict(set)
     for cut in cuts:
         for audio in _audio_files(cut):

@@ -1,4 +1,4 @@
-"""LibriSpeech's archives: fetch them so that a cut connection costs nothing, check them, unpack them safely."""
+"""Download LibriSpeech's archives, resuming after lost connections, check them, and unpack them safely."""
 
 import errno
 import fcntl
@@ -20,20 +20,20 @@ from urllib.request import Request, urlopen
 from asr.errors import InputError, first_line
 
 Progress = Callable[[str, int, int], None]
-"""Told what goes on ("download", "unpack", "index"), how much of it is done, and of how much (0 if unknown)."""
+"""Called with an action ("download", "unpack", "index"), how much of it is done, and of how much (0 if unknown)."""
 
 TOP = "LibriSpeech"  # the folder that every archive holds
 TIMEOUT_SECONDS = 60
-TRIES = 4  # requests in a row that bring nothing new
-PASSING_ERRORS = {408, 429, 500, 502, 503, 504}  # HTTP answers that may be others a little later
+TRIES = 4  # requests in a row that receive nothing new
+PASSING_ERRORS = {408, 429, 500, 502, 503, 504}  # HTTP status codes that may be temporary
 DEEPEST = 5  # LibriSpeech/PART/SPEAKER/CHAPTER/FILE
-# The error codes of what only an archive's own names can cause; all others (a full disk, say) are no fault of its own.
-# BadGzipFile and EOFError have none.
+# The error codes that only the names in an archive can cause; others, such as that of a full disk, are not its fault.
+# BadGzipFile and EOFError have no code.
 ARCHIVE_ERRORS = {None, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EILSEQ}
 
 
 class Published(NamedTuple):
-    """What is known of a part: the MD5 of its PART.tar.gz, and how many utterances it has."""
+    """A published part: the MD5 of its PART.tar.gz, and its number of utterances."""
 
     md5: str
     utterances: int
@@ -63,11 +63,13 @@ def ensure_part(
     progress: Progress | None = None,
     keep_archives: bool = True,
 ) -> Path:
-    """The folder root/PART, downloaded and unpacked unless it is there. Safe to call from several processes at once.
+    """Return the folder root/PART, after downloading and unpacking it unless it exists.
+
+    Several processes may call it at once.
 
     base_url:     the folder that holds PART.tar.gz, e.g. https://www.openslr.org/resources/12 or file:///disk
-    archives_dir: where PART.tar.gz is put; one that is there already is checked and used
-    raises:       InputError if the part is unknown, cannot be had or is corrupted
+    archives_dir: the folder for PART.tar.gz; one that is there already is checked and used
+    raises:       InputError if the part is unknown, cannot be downloaded or is corrupted
     """
     tree = root / part
     if tree.is_dir():
@@ -97,11 +99,11 @@ def ensure_part(
 
 
 def fetch(url: str, path: Path, md5: str, progress: Progress | None = None, wait_seconds: float = 2.0) -> None:
-    """Downloads `url` to `path` by way of path.partial, which a later call goes on with; checks a file that is there.
+    """Download `url` to `path`, by way of path.partial, which a later call resumes; check a file that is there.
 
     md5:          of the whole file, in hexadecimal digits
     wait_seconds: before the second try; doubled before each further one
-    raises:       InputError if the file cannot be had (what has come is kept) or is another one (nothing is kept)
+    raises:       InputError if the file cannot be downloaded (what was received is kept) or is corrupted (deleted)
     """
     if path.exists():
         if (actual := _md5(path)) != md5:
@@ -123,7 +125,7 @@ def fetch(url: str, path: Path, md5: str, progress: Progress | None = None, wait
 
 
 def _receive_all(url: str, partial: Path, md5: str, progress: Progress | None, wait_seconds: float) -> None:
-    """Asks for what is missing of `partial` until all has come; gives up after TRIES answers that brought nothing."""
+    """Request what is missing of `partial` until it is complete; give up after TRIES requests that received nothing."""
     most = _size(partial)
     failures = 0
     while True:
@@ -149,7 +151,7 @@ def _receive_all(url: str, partial: Path, md5: str, progress: Progress | None, w
 
 
 def _receive(url: str, partial: Path, progress: Progress | None) -> None:
-    """One request, for what is missing of `partial`; raises ConnectionError if the answer ends before its length."""
+    """Request what is missing of `partial` once; ConnectionError if the answer is shorter than it declares."""
     offset = _size(partial)
     headers = {"User-Agent": "asr-ctc-suite", "Accept-Encoding": "identity"}
     if offset:
@@ -176,7 +178,7 @@ def _receive(url: str, partial: Path, progress: Progress | None) -> None:
 
 
 def _resumes(answer: HTTPResponse, offset: int) -> bool:
-    """Whether the answer goes on from `offset`; a server that knows no Range sends the whole file with status 200."""
+    """Return whether the answer starts at `offset`; a server without Range sends the whole file with status 200."""
     return answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
 
 
@@ -200,7 +202,7 @@ def _md5(path: Path) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Only one process at a time is inside; the others wait. The lock falls with its process, however that ends."""
+    """Let one process in at a time. The lock ends with its process, however that ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -208,11 +210,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def unpack(archive: Path, root: Path, progress: Progress | None = None) -> None:
-    """Moves LibriSpeech/PART of a tar.gz archive to root/PART, and LibriSpeech/*.TXT to root unless they are there.
+    """Unpack LibriSpeech/PART of a tar.gz archive to root/PART, and LibriSpeech/*.TXT to root unless they exist.
 
-    Nothing shows under its final name before all is unpacked; root/PART is never overwritten.
-    raises: InputError if the archive is broken or unpacks to far more than its own size, if root/PART is there, or if
-            a member is anything but a plain file or folder inside LibriSpeech
+    Nothing has its final name before everything is unpacked; root/PART is never overwritten.
+    raises: InputError if the archive is broken or unpacks to far more than its own size, if root/PART exists, or if a
+            member is anything but a plain file or folder inside LibriSpeech
     """
     work = root / f".{archive.name}.unpacking"
     shutil.rmtree(work, ignore_errors=True)  # of a call that was interrupted
@@ -229,11 +231,11 @@ def unpack(archive: Path, root: Path, progress: Progress | None = None) -> None:
 
 
 class _Bounded(gzip.GzipFile):
-    """A gzip file that refuses to unpack to far more than its own size.
+    """A gzip file that raises InputError before it unpacks to far more than its own size.
 
-    FLAC does not shrink: the audio, 99 % of a part, is as large unpacked as packed, and tar's headers and the
-    transcripts add a few per cent. Twice the size leaves room for that, and 1 MB more for an archive of a few short
-    utterances. Every byte that comes out counts: tarfile reads headers of any size into memory.
+    FLAC cannot be compressed further: the audio, 99 % of a part, is as large unpacked as packed, and tar's headers and
+    the transcripts add a few per cent. Twice the size leaves room for that, and 1 MB more for an archive of a few short
+    utterances. Every unpacked byte counts, since tarfile reads headers of any size into memory.
     """
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
@@ -274,7 +276,7 @@ def _extract(file: IO[bytes], archive: Path, work: Path, root: Path, progress: P
             tar.extractall(work, filter=checked)
     except InputError:
         raise
-    except Exception as error:  # tarfile checks little, so a hostile archive can make it raise nearly anything
+    except Exception as error:  # tarfile checks little, so a hostile archive can make it raise anything
         if isinstance(error, OSError) and error.errno not in ARCHIVE_ERRORS:
             raise
         raise InputError(f"{archive} is broken: {first_line(error)[:200]}; delete it and download it again") from error

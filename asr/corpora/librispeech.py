@@ -1,4 +1,4 @@
-"""A LibriSpeech-shaped tree, read: PART/SPEAKER/CHAPTER/{ID.flac, SPEAKER-CHAPTER.trans.txt}."""
+"""Read a tree of LibriSpeech's layout: PART/SPEAKER/CHAPTER/{ID.flac, SPEAKER-CHAPTER.trans.txt}."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ class Rejected(NamedTuple):
 
 
 class Chapter(NamedTuple):
-    """A folder with audio or transcripts, relative to the root, and the names of these files in order."""
+    """A folder with audio or transcripts, relative to the root, and the sorted names of these files."""
 
     folder: str
     speaker: str
@@ -31,11 +31,11 @@ class Chapter(NamedTuple):
 
 
 class _UnusableError(Exception):
-    """Why an audio file cannot be used."""
+    """Raised for an audio file that cannot be used, with the reason."""
 
 
 def find_chapters(root: Path, part: str) -> list[Chapter]:
-    """In the order of their folders; InputError, with what is there instead, if there is no such part."""
+    """Return the chapters of a part, sorted by folder; InputError if there is no such part."""
     tree = root / part
     if not tree.is_dir():
         if (root / TOP / part).is_dir():
@@ -46,7 +46,7 @@ def find_chapters(root: Path, part: str) -> list[Chapter]:
             f"root={root} {found}; set root to the folder that holds the parts, or let prepare download it"
         )
     chapters = []
-    for folder, _, names in os.walk(tree, onerror=_refuse, followlinks=True):
+    for folder, _, names in os.walk(tree, onerror=_raise_unreadable, followlinks=True):
         audio = sorted(name for name in names if name.endswith(".flac"))
         transcripts = sorted(name for name in names if name.endswith(".trans.txt"))
         if audio or transcripts:
@@ -60,14 +60,14 @@ def find_chapters(root: Path, part: str) -> list[Chapter]:
     return sorted(chapters, key=lambda chapter: Path(chapter.folder).parts)
 
 
-def _refuse(error: OSError) -> None:
+def _raise_unreadable(error: OSError) -> None:
     raise InputError(
         f"{error.filename} cannot be read: {error.strerror}; give yourself the right to read it"
     ) from error
 
 
 def scan_chapter(root: Path, chapter: Chapter, verify_audio: bool) -> tuple[list[IndexedCut], list[Rejected]]:
-    """The usable utterances of a chapter, and what else it holds."""
+    """Return the usable utterances of a chapter, and those that are rejected."""
     texts, rejected = _read_transcripts(root, chapter)
     claimed = {one.id for one in rejected} | texts.keys()
     for name in chapter.audio:
@@ -87,7 +87,7 @@ def scan_chapter(root: Path, chapter: Chapter, verify_audio: bool) -> tuple[list
 
 
 def _read_transcripts(root: Path, chapter: Chapter) -> tuple[dict[str, str], list[Rejected]]:
-    """Texts by utterance id, of the lines that have a text and an audio file."""
+    """Return texts by utterance id, for the lines with a text and an audio file, and the other lines as rejected."""
     texts: dict[str, str] = {}
     rejected = []
     audio = set(chapter.audio)
@@ -123,7 +123,7 @@ def _read_transcripts(root: Path, chapter: Chapter) -> tuple[dict[str, str], lis
 
 
 def _measure(path: Path, verify_audio: bool) -> tuple[int, int]:
-    """Samples and sample rate of an audio file; raises _UnusableError."""
+    """Return the number of samples of an audio file and its sample rate; _UnusableError if it cannot be used."""
     try:
         with soundfile.SoundFile(path) as audio:
             if audio.channels != 1:

@@ -1,4 +1,4 @@
-"""A LibriSpeech-shaped tree -> its index: lhotse cuts, and a list of what cannot be used and why."""
+"""Index a tree of LibriSpeech's layout: write lhotse cuts, and a list of what cannot be used and why."""
 
 import gzip
 import hashlib
@@ -22,11 +22,11 @@ SAMPLE_RATE = 16_000  # of LibriSpeech; audio of another rate is resampled when 
 
 @dataclass(frozen=True)
 class PartSummary:
-    """What the index of a part holds.
+    """A summary of the index of a part.
 
     rejected:  transcript lines and audio files that are left out; PART.rejected.jsonl says why
     resampled: utterances whose sample rate is not 16,000
-    expected:  utterances of the part as published; None for a part of one's own
+    expected:  utterances of the part as published; None for a part that is not published
     """
 
     part: str
@@ -39,7 +39,7 @@ class PartSummary:
 
     @property
     def completeness(self) -> str:
-        """Against the published number of utterances; empty for a part that is not published."""
+        """The comparison with the published number of utterances; empty for a part that is not published."""
         if self.expected is None:
             return ""
         if self.utterances == self.expected:
@@ -55,13 +55,13 @@ def index_part(
     progress: Progress | None = None,
     verify_audio: bool = True,
 ) -> PartSummary:
-    """Writes manifest_dir/PART.jsonl.gz, lhotse cuts by id, of root/PART/SPEAKER/CHAPTER/{ID.flac,*.trans.txt}.
+    """Write manifest_dir/PART.jsonl.gz: lhotse cuts, sorted by id, of root/PART/SPEAKER/CHAPTER/{ID.flac,*.trans.txt}.
 
-    What cannot be used goes to PART.rejected.jsonl. An index that still fits the tree's folders is left as it is.
-    All paths in these files are relative to the root, so that it can be moved.
+    What cannot be used is listed in PART.rejected.jsonl. An index that still fits the tree's folders is kept. All paths
+    in these files are relative to the root, so that it can be moved.
     jobs:         threads
-    verify_audio: decodes every file, to find silence, NaN and damage that header and last sample do not show
-    raises:       InputError if the tree is not there or holds no usable utterance
+    verify_audio: decode every file, to find silence, NaN and damage that header and last sample do not show
+    raises:       InputError if the tree does not exist or holds no usable utterance
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs}: at least one thread must read; set it to 1 or more")
@@ -103,7 +103,10 @@ def _summarize(part: str, cuts: list[IndexedCut], rejected: list[Rejected]) -> P
 
 
 def _fingerprint(root: Path, chapters: list[Chapter]) -> str:
-    """Changes when a file comes, goes or is renamed, or a transcript is rewritten; not for audio changed in place."""
+    """Return a digest that changes when a file is added, removed or renamed, or a transcript is rewritten.
+
+    It does not change when audio is changed in place.
+    """
     digest = hashlib.sha256(f"{INDEX_VERSION}".encode())
     for chapter in chapters:
         folder = root / chapter.folder
@@ -115,7 +118,7 @@ def _fingerprint(root: Path, chapters: list[Chapter]) -> str:
 
 
 def _fresh(manifest_dir: Path, part: str, fingerprint: str, verify_audio: bool) -> PartSummary | None:
-    """The summary of the index that is there, if it was made of this very tree."""
+    """Return the summary of the existing index, or None if it was made of another state of the tree."""
     stamp = read_stamp(manifest_dir, part)
     try:
         size = manifest_path(manifest_dir, part).stat().st_size
@@ -126,7 +129,7 @@ def _fresh(manifest_dir: Path, part: str, fingerprint: str, verify_audio: bool) 
 
 
 def _without_repeats(cuts: list[IndexedCut]) -> tuple[list[IndexedCut], list[Rejected]]:
-    """Sorted by id; of cuts of several folders with the same id the first is kept."""
+    """Sort cuts by id, and reject all but the first of those with the same id, in the order of their folders."""
     kept: list[IndexedCut] = []
     repeated = []
     for cut in sorted(cuts, key=lambda cut: cut.id):  # stable: of the same id, the first in the order of the folders
@@ -144,7 +147,7 @@ def _write_index(
     summary: PartSummary,
     made_of: Mapping[str, Any],
 ) -> None:
-    """The stamp goes first and comes last, so that an index without one is known to be unfinished."""
+    """Write the files of an index. The stamp is deleted first and written last: without it, an index is unfinished."""
     manifest_dir.mkdir(parents=True, exist_ok=True)
     stamp = stamp_path(manifest_dir, summary.part)
     stamp.unlink(missing_ok=True)
@@ -173,7 +176,7 @@ def _write_lines(file: Any, records: Iterable[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def _written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that shows under its name only when all of it is on the disk."""
+    """Open a file that gets its name when all of it is on the disk."""
     partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial_path.open("wb") as file:

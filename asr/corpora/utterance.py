@@ -1,4 +1,4 @@
-"""An utterance as an index holds it: in a quarter of the memory of lhotse's cuts, read five times as fast."""
+"""The cuts of an index, which take a quarter of the memory of lhotse's cuts and are read five times as fast."""
 
 import json
 import re
@@ -13,10 +13,10 @@ from lhotse.audio import AudioSource
 
 from asr.settings import SAMPLE_RATES
 
-INDEX_VERSION = 2  # of what an index holds; prepare makes one of another version anew, and nothing else reads it
+INDEX_VERSION = 2  # of the format of an index; one of another version must be made anew by asr.prepare
 CHARACTERS, NUMBER = r'([^"\\\x00-\x1f]*)', r"([1-9]\d{0,9})"
 TEXT = f'"{CHARACTERS}"'
-# A line as `to_dict` gives it. A match is the check as well: fields and types are these, and the three ids are one.
+# A line as `to_dict` writes it. A match also checks it: the fields, their types, and that the three ids are the same.
 LINE = re.compile(
     rf'{{"id": {TEXT}, "start": 0\.0, "duration": ((?:0|[1-9]\d*)\.\d+), "channel": 0, "supervisions": \['
     rf'{{"id": "\1", "recording_id": "\1", "start": 0\.0, "duration": \2, "channel": 0, "text": {TEXT}, '
@@ -29,17 +29,17 @@ shared_int = cache(int)
 
 
 def manifest_path(manifest_dir: Path, part: str) -> Path:
-    """Where the index of a part lies."""
+    """Return the path of the index of a part."""
     return manifest_dir / f"{part}.jsonl.gz"
 
 
 def stamp_path(manifest_dir: Path, part: str) -> Path:
-    """Where it is said of what the index of a part was made."""
+    """Return the path of the file that says from what the index of a part was made."""
     return manifest_dir / f"{part}.stamp.json"
 
 
 def read_stamp(manifest_dir: Path, part: str) -> dict[str, Any]:
-    """What is said there; nothing if there is no stamp or it is damaged."""
+    """Return the stamp of an index; an empty one if it is missing or damaged."""
     try:
         stamp = json.loads(stamp_path(manifest_dir, part).read_bytes())
     except (OSError, ValueError):
@@ -48,7 +48,7 @@ def read_stamp(manifest_dir: Path, part: str) -> dict[str, Any]:
 
 
 def rate_problem(sample_rate: Any) -> str:
-    """Says which sample rate cannot be that of speech; empty if it can.
+    """Return what is wrong with a sample rate; an empty string if it can be that of speech.
 
     A header can declare any: at 1 Hz, a second of audio would count as hours and be resampled to gigabytes.
     """
@@ -59,7 +59,7 @@ def rate_problem(sample_rate: Any) -> str:
 
 @dataclass(slots=True)
 class IndexedCut:
-    """All of a mono audio file, folder/ID.flac, with its text. lhotse's samplers take it for a cut.
+    """A whole mono audio file, folder/ID.flac, with its text. lhotse's samplers can treat it as a cut.
 
     folder:   relative to the corpus's root in an index; absolute once it is loaded
     duration: seconds
@@ -72,21 +72,21 @@ class IndexedCut:
     sampling_rate: int
     num_samples: int
     duration: float = field(init=False)
-    dataloading_info: Any = field(default=None, compare=False)  # which lhotse's samplers leave in a cut
+    dataloading_info: Any = field(default=None, compare=False)  # set by lhotse's samplers
 
     def __post_init__(self) -> None:
         self.duration = self.num_samples / self.sampling_rate
 
     @classmethod
     def read(cls, line: str, prefix: str = "") -> "IndexedCut | None":
-        """What a line of a manifest holds; None if it is not exactly of the form in which an index has it.
+        """Read a line of a manifest; None if it does not have exactly the form that an index has.
 
         prefix: is put before its folder
         """
         if (match := LINE.fullmatch(line)) is None:
             return None
         id, seconds, text, speaker, folder, rate, samples = match.groups()
-        # What many cuts share is kept once.
+        # Values that many cuts share are kept in memory once.
         cut = cls(id, text, sys.intern(speaker), sys.intern(prefix + folder), shared_int(rate), int(samples))
         return cut if cut.duration == float(seconds) and cut.sampling_rate in SAMPLE_RATES else None
 
@@ -96,7 +96,7 @@ class IndexedCut:
         return f"{self.folder}/{self.id}.flac"
 
     def mono(self) -> MonoCut:
-        """The same for lhotse."""
+        """Return the cut as lhotse's type."""
         recording = Recording(
             self.id, [AudioSource("file", [0], self.path)], self.sampling_rate, self.num_samples, self.duration
         )
@@ -104,7 +104,7 @@ class IndexedCut:
         return MonoCut(self.id, 0.0, self.duration, 0, [supervision], recording=recording)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else a cut has."""
-        if name.startswith("__"):  # pickle and copy ask for such before there are fields
+        """Return any other attribute of a lhotse cut."""
+        if name.startswith("__"):  # pickle and copy look for such before the fields are set
             raise AttributeError(name)
         return getattr(self.mono(), name)

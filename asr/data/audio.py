@@ -1,7 +1,8 @@
-"""An utterance's audio is read here, and here it is decided that it cannot be."""
+"""Read the audio of an utterance, and decide whether it can be used."""
 
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,9 @@ from asr.corpora.cuts import TOLERANCE_SECONDS
 from asr.corpora.utterance import IndexedCut, rate_problem
 from asr.errors import InputError, first_line
 
-with warnings.catch_warnings():
-    # By default lhotse mirrors or cuts the end of an utterance where up to half a second is missing or too much, and
-    # says nothing. It warns that resampling may need such a repair; what resampling rounds is a sample or two.
-    warnings.simplefilter("ignore")
-    set_audio_duration_mismatch_tolerance(TOLERANCE_SECONDS)
-
 
 class UnreadableError(InputError):
-    """An utterance has no usable audio; args: its id, the reason."""
+    """Raised for an utterance without usable audio; args: its id, the reason."""
 
     def __str__(self) -> str:
         id, reason = self.args
@@ -29,10 +24,11 @@ class UnreadableError(InputError):
 
 
 def load_audio(cut: Cut, sample_rate: int) -> np.ndarray:
-    """(N,) float32 samples of a mono cut at sample_rate, all finite, at least one.
+    """Return the samples of a mono cut at sample_rate: (N,) float32, all finite, at least one.
 
-    raises: UnreadableError, also if over TOLERANCE_SECONDS of what the cut promises are missing, or its file has more
+    raises: UnreadableError, also if the file has over TOLERANCE_SECONDS less audio than the cut says, or more
     """
+    _tighten_lhotse()
     if isinstance(cut, IndexedCut):
         cut = cut.mono()
     source = cut.recording.sources[0]
@@ -41,12 +37,12 @@ def load_audio(cut: Cut, sample_rate: int) -> np.ndarray:
         raise UnreadableError(cut.id, f"{name} has {problem}")
     try:
         samples = (cut if cut.sampling_rate == sample_rate else cut.resample(sample_rate)).load_audio()
-        # What lies beyond a cut of a longer recording is no matter, and looking for it would read all of the file.
+        # What lies beyond a cut of a longer recording does not matter, and finding it would read the whole file.
         is_whole = cut.start == 0 and cut.duration >= cut.recording.duration - TOLERANCE_SECONDS
         hides = is_whole and source.type == "file" and hides_samples(Path(source.source))
-    except MemoryError:  # no fault of the file's
+    except MemoryError:  # not the file's fault
         raise
-    except Exception as error:  # whatever lhotse's many readers raise
+    except Exception as error:  # lhotse's many readers raise anything
         raise UnreadableError(cut.id, _complaint(source, error)) from error
     if len(samples) != 1:
         raise UnreadableError(cut.id, f"{name} has {len(samples)} channels, its cut has one")
@@ -57,12 +53,24 @@ def load_audio(cut: Cut, sample_rate: int) -> np.ndarray:
     return samples[0]
 
 
+@cache
+def _tighten_lhotse() -> None:
+    """Lower lhotse's tolerance in this process, once.
+
+    By default lhotse mirrors or cuts the end of an utterance where up to half a second is missing or too much, and says
+    nothing. It warns that resampling may need such a repair; what resampling rounds is a sample or two.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        set_audio_duration_mismatch_tolerance(TOLERANCE_SECONDS)
+
+
 def _name(source: AudioSource) -> str:
     return str(source.source) if source.type in ("file", "url") else f"its audio ({source.type})"
 
 
 def _complaint(source: AudioSource, error: Exception) -> str:
-    """What is wrong with the audio; lhotse's message goes on about lhotse, and libsndfile's is often "System error"."""
+    """Describe what is wrong with the audio: lhotse's own message is long, and libsndfile's is often "System error"."""
     if source.type == "file":
         try:
             open(source.source, "rb").close()

@@ -1,8 +1,8 @@
-"""Augmentation of waveforms (audiomentations) and of mel spectrograms (torchaudio), seeded for each utterance.
+"""Augment waveforms (audiomentations) and mel spectrograms (torchaudio), seeded for each utterance.
 
-Both libraries draw from the global generators of random, numpy and torch. An utterance's augmentation must be the same
-whichever worker makes it and different whenever it comes again, so `Augment` seeds all three from
-(seed, pass over the data, utterance id) and puts them back.
+Both libraries draw from the global generators of random, numpy and torch. The augmentation of an utterance must not
+depend on the worker, and must differ from one epoch of the data to the next, so `seeded` seeds all three generators by
+(seed, epoch of the data, utterance id) and restores them afterwards.
 """
 
 import random
@@ -24,8 +24,8 @@ WaveTransform = Callable[..., np.ndarray]
 
 @contextmanager
 def seeded(*key: object) -> Iterator[None]:
-    """Inside, the global generators of random, numpy and torch (CPU) depend on `key` alone; outside nothing changes."""
-    # A hash of our own: Python's hash() of a string differs from process to process.
+    """Seed the global generators of random, numpy and torch (CPU) by `key`, and restore them afterwards."""
+    # Not Python's hash(), which differs from process to process for a string.
     seed = int.from_bytes(blake2b(repr(key).encode(), digest_size=4).digest(), "little")
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
@@ -40,20 +40,20 @@ def seeded(*key: object) -> Iterator[None]:
 
 
 class AddGaussianNoise(audiomentations.AddGaussianNoise):
-    """The same noise, of the same parameters, drawn by torch: a quarter of the time of numpy's normals in float64."""
+    """The same noise with the same parameters, drawn by torch in a quarter of the time that numpy takes in float64."""
 
     def apply(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
-        """samples: float32; returns as many."""
+        """Add the noise to float32 samples."""
         noise = torch.empty(samples.shape).normal_(0, self.parameters["amplitude"]).numpy()
         return np.add(samples, noise, out=noise)
 
 
 class Speed:
-    """Speech at another speed, by resampling: pitch and formants move with it.
+    """Draw the speed of an utterance. It is changed by resampling, so pitch and formants change with it.
 
     p:               the probability that the speed is not 1
-    slowest, fastest: between which it is drawn evenly; 1.1 is a tenth faster
-    source: Ko et al. 2015, "Audio Augmentation for Speech Recognition", which has three speeds
+    slowest, fastest: the bounds of its uniform distribution; 1.1 is 10 % faster
+    source: Ko et al. 2015, "Audio Augmentation for Speech Recognition", which uses three speeds
     """
 
     def __init__(self, p: float, slowest: float, fastest: float) -> None:
@@ -65,18 +65,18 @@ class Speed:
         self.p, self.slowest, self.fastest = p, slowest, fastest
 
     def draw(self, *key: object) -> float:
-        """A speed that depends on the key alone. It is drawn apart, since batches of like length are made by it."""
+        """Return a speed that depends on the key alone: batches of similar length are made before the audio is read."""
         own = random.Random(repr(key))
         return own.uniform(self.slowest, self.fastest) if own.random() < self.p else 1.0
 
 
 def at_speed(samples: np.ndarray, speed: float) -> np.ndarray:
-    """samples: (N,) float32; returns about N / speed."""
+    """Resample (N,) float32 samples to about N / speed."""
     return samples if speed == 1 else soxr.resample(samples, speed, 1, quality="MQ")
 
 
 class Sometimes:
-    """A spectrogram transform that is applied with probability p (torchaudio's masks have none of their own).
+    """Apply a spectrogram transform with probability p, which torchaudio's masks cannot do themselves.
 
     source: the writeup's wrapper around its masks, p = 0.3
     """
@@ -85,13 +85,13 @@ class Sometimes:
         self.transform, self.p = transform, p
 
     def __call__(self, mel: Tensor) -> Tensor:
-        """mel: (F, T); returns (F, T)."""
+        """Transform mel (F, T), or return it as it is."""
         return self.transform(mel) if torch.rand(()) < self.p else mel
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to a training utterance: speed, waves in order, masks on the mel spectrogram before its log."""
+    """The augmentation of training utterances: speed, then waveform transforms, then masks on the mel spectrogram."""
 
     speed: Speed | None = None
     wave: Sequence[WaveTransform] = field(default_factory=tuple)
@@ -99,7 +99,7 @@ class Augment:
 
     @property
     def transforms(self) -> list[object]:
-        """All of them, in the order in which they are applied."""
+        """All transforms, in the order in which they are applied."""
         return [*filter(None, [self.speed]), *self.wave, *self.spectrogram]
 
     @property
@@ -108,11 +108,11 @@ class Augment:
         return min(1.0, self.speed.slowest) if self.speed else 1.0
 
     def speed_of(self, *key: object) -> float:
-        """At which an utterance is heard; it depends on the key alone."""
+        """Return the speed of an utterance, which depends on the key alone."""
         return self.speed.draw(*key) if self.speed else 1.0
 
     def waveform(self, samples: np.ndarray, sample_rate: int, speed: float = 1.0) -> np.ndarray:
-        """samples: (N,) float32 in -1..1; returns (N',) float32."""
+        """Change the speed of (N,) float32 samples in -1..1 and transform them; returns (N',) float32."""
         samples = at_speed(samples, speed)
         for transform in self.wave:
             samples = transform(samples, sample_rate=sample_rate)

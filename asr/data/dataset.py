@@ -1,4 +1,4 @@
-"""Cuts -> batches: audio is read, augmented, turned into features and padded here, in the loader's workers."""
+"""Turn cuts into batches: read, augment, transform to features and pad, in the loader's workers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from asr.errors import InputError
 
 
 class Unreadable(NamedTuple):
-    """An utterance without usable audio, and why."""
+    """An utterance without usable audio, and the reason."""
 
     id: str
     reason: str
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     features: (B, F, T) float32, zero beyond each length; lengths: (B,) frames
     targets:  (B, L) symbol ids, zero beyond each target_length (B,)
     seconds:  of audio, without padding
-    unreadable: what would stand here as well; if that is all of a training batch, then B, T and L are 0
+    unreadable: utterances that were left out; if a training batch loses all of them, then B, T and L are 0
     """
 
     position: Position
@@ -64,11 +64,11 @@ class Utterance(NamedTuple):
 
 @dataclass(frozen=True)
 class UtteranceDataset(Dataset):
-    """Item (position, cuts) -> Batch, or the InputError that stopped it.
+    """Map (position, cuts) to a Batch, or to the InputError that stopped it.
 
-    augment: of training utterances, drawn from (seed, pass, utterance id); null for dev and test
-    skip_unreadable: leaves utterances without usable audio out and names them in the batch; if not, the first one is
-                     an error, since scores of a part of the utterances would mean nothing
+    augment: of training utterances, seeded by (seed, epoch of the data, utterance id); None for dev and test
+    skip_unreadable: leave out utterances without usable audio and name them in the batch; otherwise the first one is an
+                     error, since scores of some of the utterances would mean nothing
     """
 
     alphabet: Alphabet
@@ -91,32 +91,32 @@ class UtteranceDataset(Dataset):
                 unreadable.append(Unreadable(*error.args))
         return collate(position, utterances, unreadable, self.features.n_mels)
 
-    def utterance(self, cut: Cut, pass_number: int) -> Utterance:
-        """Reads, augments and transforms one cut."""
-        with one_thread(), seeded(self.seed, pass_number, cut.id):
-            samples = self._waveform(cut, pass_number)
+    def utterance(self, cut: Cut, data_epoch: int) -> Utterance:
+        """Read, augment and transform one cut."""
+        with one_thread(), seeded(self.seed, data_epoch, cut.id):
+            samples = self._waveform(cut, data_epoch)
             features = self.features(torch.from_numpy(samples), self.augment.spectrogram if self.augment else ())
         reference = self.alphabet.normalize(cut.supervisions[0].text or "")
         return Utterance(
             cut.id, reference, features.T, torch.tensor(self.alphabet.encode(reference), dtype=torch.long), cut.duration
         )
 
-    def waveform(self, cut: Cut, pass_number: int) -> np.ndarray:
-        """(N,) samples as they go into the spectrogram: what people can listen to."""
-        with seeded(self.seed, pass_number, cut.id):
-            return self._waveform(cut, pass_number)
+    def waveform(self, cut: Cut, data_epoch: int) -> np.ndarray:
+        """Return the (N,) samples of which the spectrogram is computed, to listen to."""
+        with seeded(self.seed, data_epoch, cut.id):
+            return self._waveform(cut, data_epoch)
 
-    def _waveform(self, cut: Cut, pass_number: int) -> np.ndarray:
+    def _waveform(self, cut: Cut, data_epoch: int) -> np.ndarray:
         samples = load_audio(cut, self.features.sample_rate)
         if self.augment is None:
             return samples
-        speed = self.augment.speed_of(self.seed, pass_number, cut.id)
+        speed = self.augment.speed_of(self.seed, data_epoch, cut.id)
         return self.augment.waveform(samples, self.features.sample_rate, speed)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, torch computes with one thread, as it does in a loader's workers: sums of several can round otherwise."""
+    """Let torch use one thread, as in a loader's workers: sums of several threads can round differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -126,7 +126,7 @@ def one_thread() -> Iterator[None]:
 
 
 def collate(position: Position, utterances: list[Utterance], unreadable: list[Unreadable], n_mels: int) -> Batch:
-    """Pads utterances, of n_mels mel bins, into a batch."""
+    """Pad utterances of n_mels mel bins to a batch."""
     frames = [len(u.features) for u in utterances]
     symbols = [len(u.targets) for u in utterances]
     features = torch.zeros(len(utterances), n_mels, max(frames, default=0))

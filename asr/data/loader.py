@@ -1,4 +1,4 @@
-"""Batches from a dataset, read by worker processes."""
+"""Load batches of a dataset in worker processes."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from lhotse import CutSet
 from lhotse.dataset.sampling import SimpleCutSampler
 from torch.utils.data import DataLoader
 
-from asr.data.batches import SINGLE, WHOLE, Passes, PassSampler, Position, Share
+from asr.data.batches import SINGLE, WHOLE, EpochSampler, Passes, Position, Share
 from asr.data.dataset import Batch, UtteranceDataset
 from asr.errors import InputError
 
@@ -25,16 +25,17 @@ def training_batches(
     pin_memory: bool,
     share: Share = WHOLE,
 ) -> Iterator[Batch]:
-    """Batches without end, from `start` on, one piece after the other; the same for any number of workers."""
-    return _load(dataset, PassSampler(passes, start, share), workers, pin_memory)
+    """Yield the micro-batches of a shard from `start` on, without end; they are the same for any number of workers."""
+    return _load(dataset, EpochSampler(passes, start, share), workers, pin_memory)
 
 
 def evaluation_batches(
     dataset: UtteranceDataset, cuts: CutSet, seconds: float, workers: int, pin_memory: bool, share: Share = WHOLE
 ) -> Iterator[Batch]:
-    """Every cut once, in batches of like length, at most so many seconds with padding (one utterance at the least).
+    """Yield every cut once, in batches of similar length.
 
-    A process gets every processes-th batch, all of it.
+    seconds: the most audio in a batch, with padding; a batch has one utterance at least
+    share:   a process gets every processes-th batch, undivided
     """
     by_length = cuts.sort_by_duration(ascending=False)
     sampler = SimpleCutSampler(by_length, max_duration=seconds, shuffle=False, **SINGLE)
@@ -48,13 +49,13 @@ def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory
         batch_size=None,
         sampler=sampler,  # type: ignore[arg-type]
         num_workers=workers,
-        # Named, since in joblib's processes the default is one that torch cannot use.
+        # joblib's processes have another default, which torch cannot use.
         multiprocessing_context="fork" if workers else None,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else it draws from the global one, which dropout uses
         worker_init_fn=partial(_leave_signals_to_main, os.getpid()),
     )
-    with _signals_held_back():  # a worker is born with this, so that none reaches it before it is ready for them
+    with _signals_held_back():  # workers inherit this, so that no signal reaches one that is not ready
         items = iter(loader)
     for item in items:
         if isinstance(item, InputError):
@@ -64,7 +65,7 @@ def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """SIGINT and SIGTERM come when it is over."""
+    """Deliver SIGINT and SIGTERM afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
         yield
@@ -73,12 +74,13 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _leave_signals_to_main(main: int, worker_id: int) -> None:
-    """Ctrl-C and Slurm's SIGTERM reach every process, but the main one wants its batches until it has saved its state.
+    """Let a worker ignore Ctrl-C and Slurm's SIGTERM, which reach every process of a run.
 
-    A worker ends by a SIGTERM of the main process itself, which Python and PyTorch send at their end, or without it.
-    main: its process id; a worker that asked for its parent could be too late
+    The main process needs its batches until it has saved its state. A worker ends when the main process itself sends it
+    SIGTERM, as Python and PyTorch do at their end, or has ended.
+    main: the id of the main process, which may have ended before a worker can ask for its parent
     """
-    # Blocked, not ignored: an ignored SIGTERM could not be asked who sent it.
+    # Blocked, not ignored: sigtimedwait then says who sent it.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     threading.Thread(target=_obey_main, args=[main], daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""Text <-> symbol ids. The blank of CTC is 0, so the symbols of the alphabet count from 1."""
+"""Convert text to symbol ids and back. The blank of CTC has id 0, so the symbols of the alphabet start at 1."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,24 +13,24 @@ BLANK = 0
 
 @dataclass(frozen=True)
 class Alphabet:
-    """The symbols that a model can write, in the order of their ids.
+    """The symbols that a model can output, in the order of their ids.
 
-    symbols: one character each, e.g. " abcdefghijklmnopqrstuvwxyz"; the space parts words
-    raises:  InputError if a symbol is repeated or could never occur (texts are lower-cased, and every white space
-             becomes the space), or if there is no space
+    symbols: one character each, e.g. " abcdefghijklmnopqrstuvwxyz"; the space separates words
+    raises:  InputError if a symbol is repeated or could never occur (texts are lower-cased, and all white space becomes
+             spaces), or if there is no space
     """
 
     symbols: str
 
     def __post_init__(self) -> None:
         if not isinstance(self.symbols, str):
-            raise InputError(f"alphabet={self.symbols!r}: it must be a text that holds every symbol once")
+            raise InputError(f"alphabet={self.symbols!r}: it must be a string that holds every symbol once")
         repeated = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
         if not self.symbols or repeated:
             raise InputError(
-                f"alphabet {self.symbols!r}: every symbol must stand once, "
-                f"{'but ' + repr(''.join(repeated)) + ' stands more often' if repeated else 'but there is none'}; "
-                "mend the setting `alphabet`"
+                f"alphabet {self.symbols!r}: every symbol must occur once, "
+                f"{'but ' + repr(''.join(repeated)) + ' is repeated' if repeated else 'but there is none'}; "
+                "correct the setting `alphabet`"
             )
         if self.symbols != self.symbols.lower():
             raise InputError(
@@ -40,7 +40,7 @@ class Alphabet:
         if [symbol for symbol in self.symbols if symbol.isspace()] != [" "]:
             raise InputError(
                 f"alphabet {self.symbols!r}: the space, and no other white space, must be one of the symbols, since it "
-                "parts the words; in YAML only quotes keep it: alphabet: ' abc'"
+                "separates words; in YAML only quotes keep it: alphabet: ' abc'"
             )
 
     @property
@@ -49,7 +49,7 @@ class Alphabet:
         return len(self.symbols) + 1
 
     def normalize(self, text: str) -> str:
-        """Lower case, without characters outside the alphabet, words parted by one space each."""
+        """Return the text in lower case, without characters outside the alphabet, one space between words."""
         return " ".join(self._foreign.sub("", text.lower()).split())
 
     @cached_property
@@ -57,14 +57,14 @@ class Alphabet:
         return re.compile(rf"[^{re.escape(self.symbols)}\s]+")
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a normalised text; ValueError if a character is not in the alphabet."""
+        """Return the ids of a normalised text; ValueError for a character that is not in the alphabet."""
         return [self.symbols.index(symbol) + 1 for symbol in text]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids that hold no blank."""
+        """Return the text of ids without blanks."""
         return "".join(self.symbols[i - 1] for i in ids)
 
 
 def frames_needed(symbols: Sequence[object]) -> int:
-    """The fewest output frames on which CTC can write `symbols` (text or ids): one each, and a blank between equals."""
+    """Return the frames that CTC needs for `symbols` (text or ids): one each, and a blank between equal neighbours."""
     return len(symbols) + sum(map(eq, symbols, symbols[1:]))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.data.text import BLANK
+from asr.data.text import BLANK, frames_needed
 
 
 def ctc_losses(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
@@ -32,7 +32,6 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengt
 
 
 def alignable(lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """(B,) bool: whether the frames suffice for all symbols and a blank between equal neighbours."""
-    positions = torch.arange(1, targets.shape[1], device=targets.device)
-    repeats = (targets[:, 1:] == targets[:, :-1]) & (positions < target_lengths[:, None])
-    return lengths >= target_lengths + repeats.sum(1)
+    """Return (B,) bool: whether an utterance has as many frames as CTC needs. The arguments are those of ctc_losses."""
+    rows = zip(targets.tolist(), target_lengths.tolist(), strict=True)
+    return lengths >= torch.tensor([frames_needed(ids[:length]) for ids, length in rows], device=lengths.device)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from asr.errors import InputError
 from asr.models.batch_norm import MaskedBatchNorm2d
 from asr.models.gru import BidirectionalGRU, reversal
-from asr.settings import SHARE, Rule, one_of, require, whole
+from asr.settings import FRACTION, SWITCH, Rule, require, whole
 
 Frames = TypeVar("Frames", int, Tensor)
 
@@ -80,11 +80,11 @@ class DeepSpeech2(nn.Module):
         super().__init__()
         require("model.convs", convs, CONVS)
         require("model.conv_channels", conv_channels, whole(1, 4_096))
-        require("model.conv_norm", conv_norm, one_of(True, False))
+        require("model.conv_norm", conv_norm, SWITCH)
         require("model.gru_layers", gru_layers, whole(1, 100))
         require("model.gru_size", gru_size, whole(1, 65_536))
-        require("model.dropout", dropout, SHARE)
-        require("model.output_norm", output_norm, one_of(True, False))
+        require("model.dropout", dropout, FRACTION)
+        require("model.output_norm", output_norm, SWITCH)
         if any(size % 2 == 0 for conv in convs for size in conv["kernel"]):
             raise InputError("model.convs: a kernel has an even side; odd ones keep the frames centred")
         self.specs = [ConvSpec(tuple(c["kernel"]), tuple(c["stride"])) for c in convs]

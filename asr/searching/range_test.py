@@ -25,14 +25,17 @@ from asr.files import write_table
 from asr.plan import plan_facts, plan_parts
 from asr.searching.space import Space, space_facts, trial_settings, with_settings
 from asr.searching.trial import train_command
-from asr.settings import WHOLE_FROM_1, Rule, check
+from asr.settings import ABOVE_1, BELOW_1, Rules, check, whole
 from asr.sweep import parent_tags
 from asr.tracking.sender import open_run
 from asr.training.experiment import Experiment
 from asr.training.step import train_step
 
-BELOW_1 = Rule("from 0 to below 1", lambda value: type(value) in (int, float) and 0 <= value < 1)
-ABOVE_1 = Rule("a number above 1", lambda value: type(value) in (int, float) and value > 1)
+RULES: Rules = {
+    "search.steps": whole(1),
+    "search.smoothing": BELOW_1,
+    "search.diverged_at": ABOVE_1,
+}
 FEWEST_POINTS = 5  # of which a slope can be told
 
 
@@ -60,7 +63,7 @@ def exponential(optimizer: Optimizer, total_steps: int, high: float) -> LambdaLR
 def run_range_test(config: DictConfig, job: Job, space: Space) -> None:
     """From plan to plot and suggestion."""
     search = config.search
-    check(config, {WHOLE_FROM_1: "search.steps", BELOW_1: "search.smoothing", ABOVE_1: "search.diverged_at"})
+    check(config, RULES)
     low, high = rate_range(space)
     training = range_config(config, low, high)
     run, directory = build_experiment(training), Path(config.output_dir)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from asr.cli import no_such_setting
-from asr.config.naming import EXECUTION_KEYS, identity
+from asr.config.naming import EXECUTION_KEYS, identifying_overrides
 from asr.errors import InputError, first_line
 from asr.settings import within
 
@@ -211,7 +211,7 @@ def with_settings(config: DictConfig, settings: Values) -> DictConfig:
 def train_overrides(overrides: Sequence[str], settings: Values) -> list[str]:
     """What makes asr.train train with these settings, from the overrides of the search."""
     kept = [o for o in overrides if o.lstrip("+~").partition("=")[0].split(".")[0] not in OWN_NODES]
-    return identity([*kept, *(f"{key}={_text(value)}" for key, value in settings.items())])
+    return identifying_overrides([*kept, *(f"{key}={_text(value)}" for key, value in settings.items())])
 
 
 def show_setting(value: Any) -> str:

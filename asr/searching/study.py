@@ -22,14 +22,8 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from asr.config.naming import EXECUTION_KEYS
 from asr.errors import InputError, first_line, mask
-from asr.settings import WHOLE_FROM_0, WHOLE_FROM_1, Rules, differences, one_of
+from asr.settings import differences
 
-PRUNERS = ("median", "hyperband", "none")
-RULES: Rules = {
-    WHOLE_FROM_1: "study.trials study.heartbeat_seconds",
-    WHOLE_FROM_0: "study.seed study.random_trials study.startup_trials study.warmup_epochs study.retries",
-    one_of(*PRUNERS): "study.pruner",
-}
 RECORD, RUNS = (
     "record",
     "mlflow_runs",

@@ -8,11 +8,11 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from asr.corpora.parts import Data
 from asr.data.augment import Augment
 from asr.data.batches import Passes, Position, Share
 from asr.data.dataset import Batch, UtteranceDataset
 from asr.data.loader import evaluation_batches, training_batches
+from asr.data.parts import Data
 from asr.models.recognizer import Recognizer
 from asr.training.compute import Compute
 

@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import chain
@@ -21,9 +20,6 @@ from asr.models.deep_speech2 import ModelOutput
 from asr.training.compute import Compute
 from asr.training.distributed import World, unsynchronised
 from asr.training.memory import out_of_memory_explained
-
-# If the first step of all updates nothing, the schedule is stepped before the optimizer, as it must be here.
-warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
 class BatchStats(NamedTuple):

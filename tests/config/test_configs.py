@@ -1,5 +1,6 @@
 """Every config composes and builds, alone and in sweeps. (What the writeup's experiments are: test_writeup.py.)"""
 
+import re
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_the_hypotheses_differ_from_exp3_in_what_they_are_called_by_alone(name, 
 @pytest.mark.parametrize("name", [name for name in options("experiment") if name.startswith("exp")])
 def test_mini_is_the_same_experiment_at_a_fraction_of_its_size(name):
     experiment, mini_config = composed(f"experiment={name}"), composed(f"experiment={name}", "scale=mini")
-    full, mini = (flatten(OmegaConf.to_container(config)) for config in (experiment, mini_config))
+    full, mini = (flatten(OmegaConf.to_container(config, resolve=True)) for config in (experiment, mini_config))
     assert full.keys() == mini.keys()
     assert {key: full[key] / mini[key] for key in full if full[key] != mini[key]} == {
         "model.conv_channels": 4,
@@ -119,6 +120,15 @@ def test_mini_is_the_same_experiment_at_a_fraction_of_its_size(name):
     assert count_parameters(model) < 2.5e6
     build_optimizer(mini_config, model, mini_config.epochs * mini_config.steps_per_epoch)
     assert composed(f"experiment={name}", "scale=full") == experiment
+
+
+def test_mini_takes_a_quarter_of_the_batch_of_any_experiment(tmp_path):
+    """One of the user's own too, whatever its name."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nbatch: {at_full_scale: 128}\n")
+    config = composed("experiment=mine", "scale=mini", f"hydra.searchpath=[{tmp_path}]")
+    assert config.batch.utterances == 32
+    assert type(config.batch.utterances) is int
 
 
 @pytest.mark.parametrize("name", options("sweep"))
@@ -162,8 +172,9 @@ def test_a_peak_apart_from_the_optimizers_lr_is_refused():
 
 
 def test_no_key_of_the_configs_is_unread():
-    """A setting that no code reads is a lie."""
-    code = "".join(path.read_text() for path in (Path(cli.__file__).parent).rglob("*.py"))
+    """A setting that neither code nor another setting reads is a lie."""
+    code = "".join(path.read_text() for path in Path(cli.__file__).parent.rglob("*.py"))
+    references = "".join(re.findall(r"\$\{.*\}", "".join(path.read_text() for path in cli.CONF.rglob("*.yaml"))))
     config = composed()
     for key in [*config, *config.batch, *config.tracking, *config.data]:
-        assert f"{key}" in code, key
+        assert key in code + references, key

@@ -24,14 +24,14 @@ from lhotse.utils import fastcopy
 from asr import prepare
 from asr.corpora.audio_files import hides_samples
 from asr.corpora.cuts import load_cuts
-from asr.corpora.selection import drops, select
 from asr.data.audio import UnreadableError, load_audio
 from asr.data.augment import Augment
 from asr.data.batches import Passes, Position
 from asr.data.dataset import UtteranceDataset
 from asr.data.features import LogMel
 from asr.data.loader import evaluation_batches, training_batches
-from asr.data.text import Alphabet, frames_needed
+from asr.data.selection import describe_dropped, select
+from asr.data.text import Alphabet
 from asr.errors import InputError
 
 DOCUMENT = ROOT / "docs" / "bad_data.md"
@@ -389,8 +389,8 @@ IN_THE_SELECTION = {
 def test_the_plan_of_a_training_names_what_is_dropped(what: str, tmp_path: Path) -> None:
     save(tmp_path, make_cut(tmp_path, "a"), make_cut(tmp_path, "b", IN_THE_SELECTION[what]))
     cuts = load_cuts(str(tmp_path / "cuts.jsonl"), tmp_path, tmp_path)
-    selection = select(cuts, LETTERS.normalize, lambda seconds: round(seconds * 40), frames_needed, None, None)
-    assert drops(selection) == messages("In the selection of training utterances")[what]
+    selection = select(cuts, LETTERS, lambda seconds: round(seconds * 40), None, None)
+    assert describe_dropped(selection) == messages("In the selection of training utterances")[what]
     assert [cut.id for cut in selection.kept] == ["a"]
     assert selection.total == len(cuts) == 2
 

@@ -15,7 +15,6 @@ from lhotse.utils import fastcopy
 from asr import cli
 from asr.corpora.cuts import load_cuts
 from asr.corpora.manifest import index_part
-from asr.corpora.selection import Selection, select
 from asr.data.audio import load_audio
 from asr.errors import InputError
 
@@ -243,61 +242,3 @@ def test_an_index_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"cannot be read as a lhotse CutSet.*: .* python -m asr.prepare"):
         load_cuts("dev-clean", tmp_path, manifests)
-
-
-def fake_cut(id: str, seconds: float, text: str | None) -> MonoCut:
-    """Without audio: select reads lengths and texts alone."""
-    return MonoCut(id, 0.0, seconds, 0, [SupervisionSegment(id, id, 0.0, seconds, 0, text)])
-
-
-def choose(cuts: list[MonoCut], max_seconds: float | None, max_characters: int | None) -> Selection:
-    """With 10 output frames a second and one needed for every character."""
-    return select(
-        cuts,
-        lambda text: text.strip("! ").lower(),
-        lambda seconds: int(seconds * 10),
-        len,
-        max_seconds=max_seconds,
-        max_characters=max_characters,
-    )
-
-
-CUTS = [
-    fake_cut("kept", 1.9, "hello"),
-    fake_cut("long", 2.0, "hello"),
-    fake_cut("long and wordy", 2.0, "x" * 30),
-    fake_cut("wordy", 1.9, "x" * 10),
-    fake_cut("short enough", 1.9, "!!" + "x" * 9),
-    fake_cut("none", 1.0, None),
-    fake_cut("marks", 1.0, "!!!"),
-    fake_cut("tight", 0.5, "hello"),
-    fake_cut("hasty", 0.4, "hello"),
-]
-
-
-def test_training_cuts_fall_by_the_first_reason_and_none_is_lost() -> None:
-    """The bounds themselves fall ("of >= 20 s or >= 200 characters"), and characters are of the normalised text."""
-    selection = choose(CUTS, max_seconds=2, max_characters=10)
-    assert [cut.id for cut in selection.kept] == ["kept", "short enough", "tight"]
-    assert {reason: dropped.ids for reason, dropped in selection.dropped.items()} == {
-        "too long (>= 2 s)": ["long", "long and wordy"],
-        "too many characters (>= 10)": ["wordy"],
-        "no text": ["none", "marks"],
-        "CTC cannot align": ["hasty"],
-    }
-    assert selection.total == len(CUTS)
-    hours = selection.hours + sum(dropped.hours for dropped in selection.dropped.values())
-    assert hours == pytest.approx(sum(cut.duration for cut in CUTS) / 3600)
-    assert selection.dropped["no text"].utterances == 2
-
-
-def test_without_bounds_only_what_cannot_be_learnt_falls() -> None:
-    selection = choose(CUTS, max_seconds=None, max_characters=None)
-    assert set(selection.dropped) == {"no text", "CTC cannot align"}
-    assert selection.dropped["CTC cannot align"].ids == ["long and wordy", "hasty"]
-
-
-def test_selecting_all_drops_nothing() -> None:
-    selection = Selection.of_all(CUTS)
-    assert (len(selection.kept), selection.total, selection.dropped) == (len(CUTS), len(CUTS), {})
-    assert selection.hours == pytest.approx(sum(cut.duration for cut in CUTS) / 3600)

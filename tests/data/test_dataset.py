@@ -255,6 +255,7 @@ def test_the_longest_utterance_must_fit_into_a_batch(cuts):
         Passes(cuts, Augment(), 0, None, 1.0, buckets=2)
 
 
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank")  # of torchaudio's own spectrogram
 def test_features_are_torchaudios_with_masks_before_the_log():
     from torchaudio.transforms import MelSpectrogram
 

@@ -1,1 +1,1 @@
-"""A corpus spoken by eSpeak NG."""
+"""Make a corpus that eSpeak NG speaks."""

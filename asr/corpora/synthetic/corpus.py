@@ -1,4 +1,4 @@
-"""A corpus spoken by eSpeak NG, in LibriSpeech's folders and part names, for machines without LibriSpeech.
+"""Make a corpus that eSpeak NG speaks, with LibriSpeech's layout and part names, for machines without LibriSpeech.
 
 A speaker is an eSpeak voice variant, an accent, a pitch, a pitch range and a rate. No variant of a training part speaks
 in a dev or test part, and none of a dev part in a test part; within these three, parts share variants but no speaker.
@@ -29,7 +29,7 @@ from asr.corpora.synthetic.espeak import speak
 from asr.corpora.synthetic.sentences import sentence, transcript
 from asr.errors import InputError
 
-GENERATOR = 1  # to be raised with every change that changes the bytes
+GENERATOR = 1  # increase it with every change that changes the bytes
 SAMPLE_RATE = 16000
 PARTS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")
 CHAPTER_UTTERANCES = 8
@@ -41,7 +41,7 @@ SPEAKERS_HEADER = """; Speakers of a corpus spoken by eSpeak NG. NAME: accent+va
 
 
 class Voices(NamedTuple):
-    """The eSpeak variants of one side. Variants that sound nearly the same (klatt3, klatt4) stand on one side."""
+    """The eSpeak variants of one side. Variants that sound nearly the same (klatt3, klatt4) are on the same side."""
 
     women: list[str]
     men: list[str]
@@ -82,7 +82,7 @@ class Speaker(NamedTuple):
 
 
 class Chapter(NamedTuple):
-    """What one speaker says into one folder, ROOT/PART.partial/SPEAKER/CHAPTER."""
+    """The sentences of one speaker in one folder, ROOT/PART.partial/SPEAKER/CHAPTER."""
 
     folder: Path
     speaker: Speaker
@@ -98,13 +98,13 @@ def make_corpus(
     jobs: int,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Make the parts that `hours` names under root; a part that is there with the same settings is left alone.
+    """Make the parts that `hours` names under root; a part that exists with the same settings is kept.
 
-    hours:    part -> hours of audio, met within some percent (lengths are estimated from the text)
-    speakers: part -> how many speakers
+    hours:    part -> hours of audio, reached within a few per cent (lengths are estimated from the text)
+    speakers: part -> number of speakers
     jobs:     processes
     progress: called with ("speaking", chapters done, chapters in all)
-    raises:   InputError, before anything is written, if a setting cannot be or a part is there with other settings
+    raises:   InputError, before anything is written, for an invalid setting or a part with other settings
     """
     settings = {part: _settings(part, hours[part], speakers, seed) for part in hours}
     if jobs < 1:
@@ -133,7 +133,7 @@ def make_corpus(
 
 
 def _settings(part: str, hours: float, speakers: Mapping[str, int], seed: int) -> dict[str, float]:
-    """What a part's bytes follow from; InputError if it cannot be."""
+    """Return the settings that decide a part's bytes; InputError for an invalid one."""
     if part not in PARTS:
         raise InputError(f"no part is called {part!r}; the parts are {', '.join(PARTS)}")
     if not 0 < hours < math.inf:
@@ -144,7 +144,7 @@ def _settings(part: str, hours: float, speakers: Mapping[str, int], seed: int) -
 
 
 def _is_made(root: Path, part: str, settings: dict[str, float]) -> bool:
-    """Whether the part is there, whole and made with these settings; InputError if something else is there."""
+    """Return whether the part exists and was made with these settings; InputError if something else is in its place."""
     way_out = f"choose another root, or delete {root / part}"
     if not (root / part).exists():
         index = root / "SPEAKERS.TXT"
@@ -162,7 +162,7 @@ def _is_made(root: Path, part: str, settings: dict[str, float]) -> bool:
 
 
 def _cast(part: str, count: int, seed: int) -> list[Speaker]:
-    """The part's speakers: women and men by turns; in "other" parts every second one odd."""
+    """Draw the part's speakers: women and men in turn; in "other" parts every second one is odd."""
     rng = random.Random(f"{seed}/{part}/speakers")
     voices, clean, place = VOICES[part.split("-")[0]], "clean" in part, PARTS.index(part)
     lanes = [rng.sample(lane, len(lane)) for lane in (voices.women, voices.odd, voices.men, voices.odd)]
@@ -187,7 +187,7 @@ def _cast(part: str, count: int, seed: int) -> list[Speaker]:
 
 
 def _plan(root: Path, part: str, hours: float, speakers: int, seed: int) -> list[Chapter]:
-    """The part's chapters, speakers by turns. More hours add chapters and leave the first ones as they are."""
+    """Return the part's chapters, with speakers in turn. More hours add chapters and do not change the first ones."""
     cast = _cast(part, speakers, seed)
     rng = random.Random(f"{seed}/{part}/sentences")
     chapters: list[Chapter] = []
@@ -210,13 +210,13 @@ def _plan(root: Path, part: str, hours: float, speakers: int, seed: int) -> list
 
 
 def _side(words: str) -> str:
-    """The side that a sentence belongs to, whatever the seed and the hours: half of all sentences are for training."""
+    """Return the side that a sentence belongs to, for any seed and hours: half of all sentences are for training."""
     bucket = hashlib.sha256(words.encode()).digest()[0] % 8
     return PARTS[bucket - 1] if bucket > 3 else "train"
 
 
 def _record_all(chapters: list[Chapter], jobs: int) -> Iterator[float]:
-    """Each chapter's seconds, in order."""
+    """Record the chapters in `jobs` processes, and yield the seconds of each, in order."""
     if jobs == 1 or not chapters:
         yield from map(_record, chapters)
         return
@@ -225,7 +225,7 @@ def _record_all(chapters: list[Chapter], jobs: int) -> Iterator[float]:
 
 
 def _record(chapter: Chapter) -> float:
-    """Speak and write a chapter; its seconds."""
+    """Speak and write a chapter; return its seconds."""
     chapter.folder.mkdir(parents=True)
     seconds, lines = 0.0, []
     name = f"{chapter.speaker.number}-{chapter.folder.name}"
@@ -244,7 +244,7 @@ def _record(chapter: Chapter) -> float:
 
 
 def _staged(audio: np.ndarray, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
-    """The speech with silence around it, in the speaker's room and band, at a level and over a noise drawn here."""
+    """Add silence, the speaker's room, noise and band to the speech, at a level that is drawn here."""
     before, after = rng.uniform(0.1, 0.3, size=2)
     audio = np.pad(audio / np.abs(audio).max(), (int(before * SAMPLE_RATE), int(after * SAMPLE_RATE)))
     if speaker.room_seconds:
@@ -268,7 +268,7 @@ def _speaker_line(speaker: Speaker, part: str, seconds: float) -> str:
 
 
 def _list_speakers(root: Path) -> None:
-    """SPEAKERS.TXT of all parts that are there."""
+    """Write SPEAKERS.TXT for all parts that exist."""
     made = [root / part / "synthetic.json" for part in PARTS if (root / part / "synthetic.json").exists()]
     text = SPEAKERS_HEADER
     for about in made:

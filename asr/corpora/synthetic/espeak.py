@@ -1,4 +1,4 @@
-"""One sentence spoken by eSpeak NG, by ctypes: the only module that loads its library (GPL-3, an extra)."""
+"""Speak a sentence with eSpeak NG, by ctypes: the only module that loads its library (GPL-3, an extra)."""
 
 import _ctypes
 import ctypes
@@ -12,7 +12,7 @@ ESPEAK_RATE, ESPEAK_VOLUME, ESPEAK_PITCH, ESPEAK_RANGE = 1, 2, 3, 4
 
 
 def speak(text: str, voice: str, pitch: int, pitch_range: int, rate_wpm: int, sample_rate: int) -> np.ndarray:
-    """(N,) samples at sample_rate, -1..1, without the silence around them.
+    """Return (N,) samples of the speech in -1..1, at sample_rate, without the silence around it.
 
     voice: accent+variant, such as en-us+f2; pitch, pitch_range: eSpeak's 0..99; rate_wpm: words a minute
 

@@ -1,4 +1,4 @@
-"""Sentences of our own making: a small grammar of simple English prose.
+"""Generate sentences by a small grammar of simple English prose.
 
 Nouns are grouped by what they can do or have done to them (people act, things are carried, places are gone to), verbs
 by what follows them, so that a sentence agrees in number, tense and article and mostly makes sense. The words are
@@ -32,7 +32,7 @@ MIN_WORDS, MAX_WORDS = 3, 12
 
 
 class Subject(NamedTuple):
-    """Who does it: the words, whether the verb is plural, and what the subject's own things are called (his, my)."""
+    """A subject: its words, whether its verb is plural, and what its own things are called (his, my)."""
 
     words: str
     plural: bool
@@ -45,7 +45,7 @@ PRONOUNS = (*SINGULAR, Subject("I", True, "my"), Subject("we", True, "our"), Sub
 
 
 def sentence(rng: random.Random) -> str:
-    """A sentence of MIN_WORDS to MAX_WORDS words as it would be printed, but without commas: Did Anna find the key?"""
+    """Draw a sentence of MIN_WORDS to MAX_WORDS words, as it is printed but without commas: Did Anna find the key?"""
     while True:
         text = " ".join(_Writer(rng).fill("{sentence}").split())
         rare = [word for word in text.lower().split() if word not in REPEATABLE]
@@ -54,26 +54,26 @@ def sentence(rng: random.Random) -> str:
 
 
 def transcript(text: str) -> str:
-    """The words of a sentence as a transcript has them: capital letters and single spaces, nothing else."""
+    """Return the words of a sentence as in a transcript: capital letters and single spaces only."""
     return re.sub("[^A-Z ]", "", text.upper())
 
 
 def past(verb: str) -> str:
-    """The past tense; a short verb's last consonant doubles (stop, stopped)."""
+    """Return the past tense; a short verb's last consonant doubles (stop, stopped)."""
     if re.search("[^aeiou]y$", verb):
         return verb[:-1] + "ied"
     return PAST.get(verb) or (verb + "d" if verb.endswith("e") else _doubled(verb) + "ed")
 
 
 def third(word: str) -> str:
-    """The -s form of a verb (carry, carries) and, by the same rule, the plural of a noun (cherry, cherries)."""
+    """Return the -s form of a verb (carry, carries) and, by the same rule, the plural of a noun (cherry, cherries)."""
     if re.search("[^aeiou]y$", word):
         return word[:-1] + "ies"
     return word + ("es" if re.search("(s|x|z|ch|sh|o)$", word) else "s")
 
 
 def progressive(verb: str) -> str:
-    """The -ing form."""
+    """Return the -ing form."""
     return (verb[:-1] if re.search("[^e]e$", verb) else _doubled(verb)) + "ing"
 
 
@@ -82,7 +82,7 @@ def _doubled(verb: str) -> str:
 
 
 class _Writer:
-    """Writes one sentence from one stream of random numbers."""
+    """Write a sentence from a stream of random numbers."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -91,7 +91,7 @@ class _Writer:
         return self.rng.choice(choices)
 
     def fill(self, frame: str, own: str = "the") -> str:
-        """The frame with every {slot} filled; `own` is what the subject's things are called (his, my, the)."""
+        """Fill every {slot} of a frame; `own` is what the subject's things are called (his, my, the)."""
 
         def filled(slot: re.Match[str]) -> str:
             name = slot[1]
@@ -102,7 +102,7 @@ class _Writer:
         return re.sub("{([a-z_]+)}", filled, frame)
 
     def noun_phrase(self, slot: str, own: str, article: str = "") -> str:
-        """A noun of a group with an article or the like, and perhaps an adjective."""
+        """Draw a noun of a group with an article or the like, and perhaps an adjective."""
         group = GROUPS[slot]
         noun = self.rng.choice(group.nouns)
         words = [*self.rng.sample(group.adjectives, int(self.rng.random() < 0.4)), noun]
@@ -126,13 +126,13 @@ class _Writer:
         return " ".join([article, *words])
 
     def described(self, slot: str, own: str = "the", article: str = "") -> Subject:
-        """A noun phrase as a subject whose own things are called `own`."""
+        """Return a noun phrase as a subject whose own things are called `own`."""
         words = self.noun_phrase(slot, self.pick("my", "our"), article)
         plural = words.split()[-1] not in GROUPS[slot].nouns
         return Subject(words, plural, "the" if plural else own)
 
     def someone(self) -> Subject:
-        """A pronoun, a name or a person described."""
+        """Draw a pronoun, a name or a person described."""
         slot, names, own = self.rng.choice((("man", HIM, "his"), ("woman", HER, "her")))
         kind = self.rng.random()
         if kind < 0.5:
@@ -149,7 +149,7 @@ class _Writer:
         return "am" if who.words == "I" else "are" if who.plural else "is"
 
     def verb(self, who: Subject, verb: str, tense: str) -> str:
-        """The verb with its helpers, in one of the ways to say that tense."""
+        """Return the verb with its auxiliaries, in one of the ways to say that tense."""
         if tense == "past":
             wish = past(self.pick("want", "try", "hope", "decide", "promise"))
             wishes = [] if verb in STATIVE else [f"{wish} to {verb}", f"had to {verb}"]
@@ -163,12 +163,12 @@ class _Writer:
         return self.pick(*[third(verb)] * 6, f"does not {verb}", f"likes to {verb}")
 
     def deed(self, deeds: Deeds, own: str) -> tuple[str, str]:
-        """A verb and what follows it."""
+        """Draw a verb and what follows it."""
         verbs, frame = self.rng.choices(deeds, [len(verbs.split()) for verbs, _ in deeds])[0]
         return self.rng.choice(verbs.split()), self.fill(frame, own)
 
     def clause(self, who: Subject, tense: str, deeds: Deeds = DEEDS, timed: float = 0.0) -> str:
-        """Somebody does something, with chance `timed` at a time told."""
+        """Say that somebody does something, and with probability `timed` when."""
         verb, rest = self.deed(deeds, who.own)
         when = self.fill(f"{{{tense}}}") if self.rng.random() < timed else ""
         return f"{who.words} {self.verb(who, verb, tense)} {rest} {when}"
@@ -199,7 +199,7 @@ class _Writer:
         return f"{who.words} {self.be(who, tense)} {self.fill(how)}"
 
     def state(self) -> str:
-        """How somebody feels; how or where something is."""
+        """Say how somebody feels, or how or where something is."""
         tense = self.pick("past", "now")
         if self.rng.random() < 0.4:
             return self.somebody_felt(tense, "{often} {feeling}")
@@ -228,7 +228,7 @@ class _Writer:
         return self.request() if verb in STATIVE else f"{verb} {rest}"
 
     def question(self) -> str:
-        """A question about a deed."""
+        """Ask about a deed."""
         who = self.someone_asked()
         verb, rest = self.deed(DEEDS, who.own)
         if verb not in STATIVE and self.rng.random() < 0.4:
@@ -238,7 +238,7 @@ class _Writer:
         return f"{helper} {who.words} {verb} {rest}?"
 
     def asked(self) -> str:
-        """A question for a person, a thing or a place."""
+        """Ask for a person, a thing or a place."""
         who, slot = self.someone_asked(), self.pick("animal", "thing", "garment", "food")
         thing = self.described(slot, article="the")
         goods = thing.words.removeprefix("the ")

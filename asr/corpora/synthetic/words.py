@@ -1,4 +1,4 @@
-"""The words and frames of the synthetic corpus: tables for the grammar in asr/sentences.py."""
+"""The words and frames of the synthetic corpus: tables for the grammar in sentences.py."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ def phrases(text: str) -> list[str]:
 
 
 class Group(NamedTuple):
-    """Nouns of one kind, the adjectives that suit them, how often they stand in the plural."""
+    """Nouns of one kind, the adjectives that suit them, how often they are plural."""
 
     nouns: list[str]
     adjectives: list[str]

@@ -1,4 +1,4 @@
-"""Which utterances are trained on, which are dropped, and why."""
+"""Select the utterances to train on, and say which are dropped and why."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -8,24 +8,25 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 
 from asr.corpora.utterance import IndexedCut
+from asr.data.text import Alphabet, frames_needed
 
 
 @dataclass
 class Dropped:
-    """What fell for one reason."""
+    """The utterances that are dropped for one reason."""
 
     ids: list[str] = field(default_factory=list)
     hours: float = 0.0
 
     @property
     def utterances(self) -> int:
-        """How many fell."""
+        """How many there are."""
         return len(self.ids)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The cuts that are kept, and by reason those that are not: kept and dropped are all."""
+    """The cuts that are kept, and by reason those that are dropped."""
 
     kept: CutSet
     hours: float
@@ -38,31 +39,28 @@ class Selection:
 
     @classmethod
     def of_all(cls, cuts: Iterable[Cut]) -> "Selection":
-        """Nothing dropped, as dev and test are scored."""
+        """Keep every cut, as for dev and test."""
         kept = list(cuts)
         return cls(CutSet.from_cuts(kept), sum(cut.duration for cut in kept) / 3600)
 
 
 def select(
     cuts: Iterable[Cut],
-    normalize: Callable[[str], str],
+    alphabet: Alphabet,
     output_frames: Callable[[float], int],
-    needed: Callable[[str], int],
     max_seconds: float | None,
     max_characters: int | None,
 ) -> Selection:
-    """The utterances to train on. One that falls for several reasons counts under the first of them, in this order.
+    """Select the utterances to train on. One that is dropped for several reasons counts under the first, in this order.
 
-    max_seconds, max_characters: as long or longer is dropped, characters of the normalised text; None drops nothing
-    normalize:     text -> the text that the model learns; an empty one is dropped
-    output_frames: seconds -> frames that the model gives
-    needed:        normalised text -> frames that CTC needs for it, at most two a symbol; with fewer the loss would be
-                   infinite
+    max_seconds, max_characters: an utterance that is as long or longer is dropped, by its normalised text; None drops
+                   nothing. One without a character of the alphabet is dropped too
+    output_frames: seconds -> the number of frames that the model outputs. Where CTC needs more, the loss is infinite
     """
     kept: list[Cut] = []
     dropped: dict[str, Dropped] = defaultdict(Dropped)
     for cut in cuts:
-        text = normalize(cut.text if isinstance(cut, IndexedCut) else cut.supervisions[0].text or "")
+        text = alphabet.normalize(cut.text if isinstance(cut, IndexedCut) else cut.supervisions[0].text or "")
         seconds = cut.duration
         if max_seconds is not None and seconds >= max_seconds:
             reason = f"too long (>= {max_seconds:g} s)"
@@ -70,7 +68,7 @@ def select(
             reason = f"too many characters (>= {max_characters})"
         elif not text:
             reason = "no text"
-        elif (frames := output_frames(seconds)) < 2 * len(text) and frames < needed(text):
+        elif (frames := output_frames(seconds)) < 2 * len(text) and frames < frames_needed(text):  # at most two each
             reason = "CTC cannot align"
         else:
             kept.append(cut)
@@ -80,8 +78,8 @@ def select(
     return Selection(CutSet.from_cuts(kept), sum(cut.duration for cut in kept) / 3600, dict(dropped))
 
 
-def drops(selection: Selection) -> str:
-    """What fell and why, as in "53 (0.31 h) too long (>= 20 s)"; what CTC cannot align is named."""
+def describe_dropped(selection: Selection) -> str:
+    """Describe what is dropped, as in "53 (0.31 h) too long (>= 20 s)"; what CTC cannot align is named."""
     texts = []
     for reason, dropped in selection.dropped.items():
         few = reason in ("no text", "CTC cannot align")
