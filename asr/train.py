@@ -16,7 +16,7 @@ from asr.artifacts.augmentation import write_augmentation
 from asr.artifacts.error_table import error_rows
 from asr.cli import entry_point
 from asr.config.build import build_experiment
-from asr.config.naming import EXECUTION_KEYS, Job, current_job
+from asr.config.naming import NOT_COMPARED, Job, current_job
 from asr.console import console, print_plan, print_results, print_whereabouts
 from asr.errors import DivergedError, InputError
 from asr.files import write_json
@@ -103,7 +103,7 @@ def restore(state: TrainState, directory: Path, run: Experiment, job: Job) -> No
         saved, path, problem = found
         if problem:
             console.print(f"{problem}. The run resumes from {path.name}, the one before.", soft_wrap=True)
-        differing = differences(saved.config, run.config, ignore=EXECUTION_KEYS)
+        differing = differences(saved.config, run.config, ignore=NOT_COMPARED)
         if differing:
             raise InputError(
                 f"{directory} holds a run with another config ({'; '.join(differing)}): only the same command resumes "

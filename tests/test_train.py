@@ -118,6 +118,12 @@ def test_another_config_in_the_same_directory_is_refused(trained, corpus):
         run(compose_small(corpus, trained.folder, *trained.settings, "max_grad_norm=5.0"), job())
 
 
+def test_the_batch_at_full_scale_makes_no_other_run_of_one_that_gives_its_own(trained, corpus):
+    """Nor of one that was begun before there was such a setting."""
+    again = compose_small(corpus, trained.folder, *trained.settings, "batch.at_full_scale=64")
+    assert run(again, job()) == trained.results
+
+
 def test_fresh_starts_over_and_keeps_the_old(config, tmp_path):
     run(config("epochs=1", "steps_per_epoch=2"), job())
     old = (tmp_path / "run" / "best.pt").read_bytes()

@@ -16,6 +16,8 @@ LONGEST_NAME = 150  # characters; file systems allow 255 bytes for one name
 # Settings that change how a run is carried out, not what it computes: they are not part of its name.
 EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir", "sweep", "launcher",
                   "checkpoint.every_minutes", "rehearse")  # fmt: skip
+# Settings in which runs that compute the same may differ. batch.at_full_scale decides only through batch.utterances.
+NOT_COMPARED = (*EXECUTION_KEYS, "batch.at_full_scale")
 
 
 class Job(NamedTuple):

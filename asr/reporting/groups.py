@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import NamedTuple
 
-from asr.config.naming import EXECUTION_KEYS
+from asr.config.naming import EXECUTION_KEYS, NOT_COMPARED
 from asr.reporting.published import librispeech
 from asr.reporting.tracked import StoredRun
 from asr.settings import differences, within
@@ -139,7 +139,7 @@ def differing_settings(first: StoredRun, second: StoredRun) -> list[str]:
     for all optimizers.
     """
     one, other = ({**run.params, "commit": run.commit} for run in (first, second))
-    told = differences(one, other, ignore=(*EXECUTION_KEYS, "experiment"))
+    told = differences(one, other, ignore=(*NOT_COMPARED, "experiment"))
     keys = [difference.partition(":")[0] for difference in told]
     return [key for key in keys if key == "optimizer.lr" or not within(key, [group for group in keys if group != key])]
 

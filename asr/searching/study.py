@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from asr.config.naming import EXECUTION_KEYS
+from asr.config.naming import NOT_COMPARED
 from asr.errors import InputError, first_line, mask
 from asr.settings import differences
 
@@ -189,7 +189,7 @@ def abandon(storage: RDBStorage, study: optuna.Study) -> None:
 
 def refuse_another(study: optuna.Study, record: Mapping[str, Any]) -> None:
     """InputError if the study was started with another space or config."""
-    differing = differences(study.user_attrs.get(RECORD, record), record, ignore=EXECUTION_KEYS)
+    differing = differences(study.user_attrs.get(RECORD, record), record, ignore=NOT_COMPARED)
     if differing:
         raise InputError(
             f"study {study.study_name} was started with another search or config ({'; '.join(differing)}): its trials "
