@@ -1,7 +1,7 @@
 """Deep Speech 2: convolutions over the spectrogram, bidirectional GRUs over time, log-probabilities for CTC.
 
-Pictures are laid out (batch, channel, frequency, time), so that the long side of the 41 x 11 kernels lies along
-frequency, where oneDNN is fast on a CPU.
+Tensors are laid out as (batch, channel, frequency, time) with kernels of 41 x 11; on a CPU, oneDNN is faster with this
+layout than with (batch, channel, time, frequency) and 11 x 41.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ Frames = TypeVar("Frames", int, Tensor)
 
 
 class ConvSpec(NamedTuple):
-    """One convolution; pairs are frequency x time, and the padding is half of the kernel."""
+    """The kernel and stride of a convolution as (frequency, time); the padding is kernel // 2."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -40,29 +40,30 @@ def _are_convs(value: Any) -> bool:
     )
 
 
-CONVS = Rule("a list of 1 to 16 times {kernel: [F, T], stride: [F, T]}, whole numbers from 1 to 1,001", _are_convs)
+CONVS = Rule("a list of 1 to 16 {kernel: [F, T], stride: [F, T]}, whole numbers from 1 to 1,001", _are_convs)
 
 
 class ModelOutput(NamedTuple):
-    """log_probs: (B, T', V); lengths: (B,) valid output frames, on the CPU."""
+    """The output of the model: log_probs (B, T', V), and lengths (B,), the valid output frames, on the CPU."""
 
     log_probs: Tensor
     lengths: Tensor
 
 
 class DeepSpeech2(nn.Module):
-    """Log-probabilities of every symbol at every output frame.
+    """Compute the log-probability of each symbol at each output frame.
 
-    convs:       kernel and stride of the convolutions, each followed by BatchNorm2d and Hardtanh(0, 20)
-    conv_channels: of every convolution
-    conv_norm:   one more BatchNorm2d and ReLU between convolutions and GRUs
-    gru_layers, gru_size: bidirectional layers, units of each direction
-    dropout:     between GRU layers
-    output_norm: LayerNorm before the output layer
-    n_mels:      height F of the spectrogram
-    n_classes:   V, with the blank
-    raises:      InputError for a setting of another type or out of bounds
-    source:      Amodei et al. 2015, section 3; sizes of the writeup
+    convs:         kernel and stride of each convolution; each is followed by BatchNorm2d and Hardtanh(0, 20)
+    conv_channels: output channels of each convolution
+    conv_norm:     whether to add a BatchNorm2d and a ReLU between the convolutions and the GRUs
+    gru_layers:    number of bidirectional GRU layers
+    gru_size:      hidden size of each direction
+    dropout:       dropout probability between GRU layers
+    output_norm:   whether to apply LayerNorm before the output layer
+    n_mels:        F, the mel bins of the spectrogram
+    n_classes:     V, the number of symbols including the blank
+    raises:        InputError if a setting has the wrong type or is out of bounds
+    source:        Amodei et al. 2015, section 3; the sizes are those of the writeup
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class DeepSpeech2(nn.Module):
         require("model.dropout", dropout, SHARE)
         require("model.output_norm", output_norm, one_of(True, False))
         if any(size % 2 == 0 for conv in convs for size in conv["kernel"]):
-            raise InputError("model.convs: a kernel has an even side; odd ones keep the frames centred")
+            raise InputError("model.convs: a kernel has an even size; use odd sizes, which keep the frames centred")
         self.specs = [ConvSpec(tuple(c["kernel"]), tuple(c["stride"])) for c in convs]
         self.n_mels = n_mels
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
@@ -104,23 +105,24 @@ class DeepSpeech2(nn.Module):
         self.output = nn.Linear(sizes[-1], n_classes)
 
     def output_lengths(self, lengths: Frames) -> Frames:
-        """Output frames for input frames (an int or a tensor): each convolution divides by its stride, rounding up."""
+        """Return the number of output frames for a number (or tensor) of input frames, rounded up by each stride."""
         for spec in self.specs:
             lengths = (lengths - 1) // spec.stride[1] + 1
         return lengths
 
     def forward(self, features: Tensor, lengths: Tensor) -> ModelOutput:
-        """
-        features: (B, F, T) log-mel; a frame is hop / sample rate seconds; what lies beyond a length is ignored
-        lengths:  (B,) valid frames, 1 <= lengths <= T, on the CPU (so that checking them makes no GPU wait)
-        returns:  log_probs (B, T', V) and lengths (B,), on the CPU too, where CTC wants them; V counts the blank, 0
-        raises:   ValueError if F or a length is out of bounds
+        """Return log-probabilities and the number of valid output frames.
+
+        features: (B, F, T) log-mel, hop_samples / sample_rate seconds per frame; padding is ignored
+        lengths:  (B,) valid frames, 1 <= lengths <= T, on the CPU, so that checking them does not synchronise a GPU
+        returns:  log_probs (B, T', V) with the blank as class 0, and lengths (B,) on the CPU, as F.ctc_loss expects
+        raises:   ValueError if F differs from n_mels or a length is out of bounds
         """
         if features.shape[1] != self.n_mels:
             raise ValueError(f"features have {features.shape[1]} mel bins, the model was built for {self.n_mels}")
         if int(lengths.min()) < 1 or int(lengths.max()) > features.shape[2]:
             raise ValueError(
-                f"lengths {lengths.tolist()}: each must lie between 1 and the {features.shape[2]} frames given"
+                f"lengths {lengths.tolist()}: each must be between 1 and {features.shape[2]}, the frames given"
             )
         x, on_device = self._convolve(features, lengths.to(features.device, non_blocking=True))
         x = x.permute(3, 0, 1, 2).flatten(2)  # (B, C, F, T) -> (T, B, C * F)
@@ -132,7 +134,7 @@ class DeepSpeech2(nn.Module):
 
     def _convolve(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         mask = _mask(lengths, features.shape[2])
-        # where, not a product: padding may hold anything, and 0 * nan is nan.
+        # where() instead of a product: padding may hold nan, and 0 * nan is nan.
         x = features.unsqueeze(1).where(mask.bool(), 0.0)
         for spec, conv, norm in zip(self.specs, self.convs, self.norms, strict=True):
             lengths = (lengths - 1) // spec.stride[1] + 1
@@ -145,10 +147,10 @@ class DeepSpeech2(nn.Module):
 
 
 def _mask(lengths: Tensor, steps: int) -> Tensor:
-    """1 where a frame is valid: (B,) -> (B, 1, 1, T)."""
+    """Return (B, 1, 1, T), 1 for valid frames, from lengths (B,)."""
     return (torch.arange(steps, device=lengths.device) < lengths[:, None])[:, None, None].float()
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
