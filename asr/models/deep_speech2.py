@@ -19,13 +19,6 @@ from asr.settings import SHARE, Rule, one_of, require, whole
 Frames = TypeVar("Frames", int, Tensor)
 
 
-class ConvSpec(NamedTuple):
-    """The kernel and stride of a convolution as (frequency, time); the padding is kernel // 2."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-
-
 def _are_convs(value: Any) -> bool:
     sizes = whole(1, 1_001)
     return (
@@ -53,7 +46,8 @@ class ModelOutput(NamedTuple):
 class DeepSpeech2(nn.Module):
     """Compute the log-probability of each symbol at each output frame.
 
-    convs:         kernel and stride of each convolution; each is followed by BatchNorm2d and Hardtanh(0, 20)
+    convs:         {kernel, stride} of each convolution, as [frequency, time]; the padding is kernel // 2, and each is
+                   followed by BatchNorm2d and Hardtanh(0, 20)
     conv_channels: output channels of each convolution
     conv_norm:     whether to add a BatchNorm2d and a ReLU between the convolutions and the GRUs
     gru_layers:    number of bidirectional GRU layers
@@ -88,15 +82,16 @@ class DeepSpeech2(nn.Module):
         require("model.output_norm", output_norm, one_of(True, False))
         if any(size % 2 == 0 for conv in convs for size in conv["kernel"]):
             raise InputError("model.convs: a kernel has an even size; use odd sizes, which keep the frames centred")
-        self.specs = [ConvSpec(tuple(c["kernel"]), tuple(c["stride"])) for c in convs]
+        self.time_strides = [int(conv["stride"][1]) for conv in convs]
         self.n_mels = n_mels
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         channels, height = 1, n_mels
-        for spec in self.specs:
-            padding = (spec.kernel[0] // 2, spec.kernel[1] // 2)
-            self.convs.append(nn.Conv2d(channels, conv_channels, spec.kernel, spec.stride, padding))
+        for conv in convs:
+            (kernel_f, kernel_t), stride = conv["kernel"], tuple(conv["stride"])
+            padding = (kernel_f // 2, kernel_t // 2)
+            self.convs.append(nn.Conv2d(channels, conv_channels, (kernel_f, kernel_t), stride, padding))
             self.norms.append(MaskedBatchNorm2d(conv_channels))
-            channels, height = conv_channels, (height - 1) // spec.stride[0] + 1
+            channels, height = conv_channels, (height - 1) // stride[0] + 1
         self.conv_norm = MaskedBatchNorm2d(channels) if conv_norm else None
         sizes = [channels * height] + [2 * gru_size] * gru_layers
         self.grus = nn.ModuleList(BidirectionalGRU(size, gru_size) for size in sizes[:-1])
@@ -106,8 +101,8 @@ class DeepSpeech2(nn.Module):
 
     def output_lengths(self, lengths: Frames) -> Frames:
         """Return the number of output frames for a number (or tensor) of input frames, rounded up by each stride."""
-        for spec in self.specs:
-            lengths = (lengths - 1) // spec.stride[1] + 1
+        for stride in self.time_strides:
+            lengths = (lengths - 1) // stride + 1
         return lengths
 
     def forward(self, features: Tensor, lengths: Tensor) -> ModelOutput:
@@ -136,8 +131,8 @@ class DeepSpeech2(nn.Module):
         mask = _mask(lengths, features.shape[2])
         # where() instead of a product: padding may hold nan, and 0 * nan is nan.
         x = features.unsqueeze(1).where(mask.bool(), 0.0)
-        for spec, conv, norm in zip(self.specs, self.convs, self.norms, strict=True):
-            lengths = (lengths - 1) // spec.stride[1] + 1
+        for stride, conv, norm in zip(self.time_strides, self.convs, self.norms, strict=True):
+            lengths = (lengths - 1) // stride + 1
             x = conv(x)
             mask = _mask(lengths, x.shape[3]).to(x.dtype)
             x = F.hardtanh(norm(x * mask, mask), 0.0, 20.0) * mask
