@@ -1,4 +1,4 @@
-"""python -m asr.search: try settings of asr.train in an Optuna study, each trial a training without its test.
+"""python -m asr.search: search the settings of asr.train in an Optuna study; a trial is a training without a test.
 
 python -m asr.search search=lr experiment=exp3 scale=mini data.root=outputs/corpora/synthetic study.trials=12
 python -m asr.search search=lr_range experiment=exp3
@@ -10,7 +10,6 @@ from typing import Any
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
-from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from asr.cli import entry_point
@@ -21,24 +20,24 @@ from asr.errors import InputError, mask
 from asr.plan import plan_facts, plan_parts
 from asr.searching.range_test import run_range_test
 from asr.searching.report import is_current, print_best, trial_line, write_report
-from asr.searching.space import Space, baseline, read_space, show_setting, space_facts, trial_settings, with_settings
+from asr.searching.space import baseline, read_space, show_setting, space_facts, trial_settings, with_settings
 from asr.searching.study import (
     RECORD,
     RUNS,
     SeededByTrial,
-    abandon,
     by_place,
     create_or_wait,
     database_file,
+    delete_unstarted,
     find_study,
     make_pruner,
     open_storage,
     quiet_optuna,
-    refuse_another,
     storage_errors,
+    validate_record,
 )
-from asr.searching.trial import BASELINE, METRICS, train_command, train_trial
-from asr.searching.worker import Worker, count_states, to_do
+from asr.searching.trial import BASELINE, METRICS, Search, train_command, train_trial
+from asr.searching.worker import Worker, count_remaining, count_states
 from asr.settings import GROUP, STRING, SWITCH, Rules, check, one_of, whole
 from asr.sweep import parent_tags
 from asr.tracking.sender import Run, open_run
@@ -64,97 +63,101 @@ RULES: Rules = {
     "study.retries": whole(0),
     "output_dir": STRING,
 }
-# Of the study's own settings: those that decide which trials it makes. The others may change while it runs.
+# The settings of a study that decide which trials it makes. The others may change on a resume.
 DECISIVE = ("metric", "seed", "baseline", "random_trials", "pruner", "pruned_by", "startup_trials", "warmup_epochs")
 
 
 @entry_point("search")
 def main(config: DictConfig) -> None:
-    """The command: a study, or a test of the learning rate's range."""
+    """Run a study or a learning-rate range test."""
     run(config, current_job("asr.search", (*GROUPS, "search")))
 
 
 def run(config: DictConfig, job: Job) -> None:
-    """What the file in conf/search asks for: kind: study or kind: range."""
+    """Validate the config and run what search.kind names: a study or a range test."""
     check(config, RULES)
     if config.fresh:
-        raise InputError("fresh=true: a search is not started over; another study.name starts another")
+        raise InputError("fresh=true: a search cannot be started over; start another by study.name")
     space = read_space(config, job.overrides)
     name = config.study.name or Path(config.output_dir).name
     if not re.fullmatch(r"[\w.+-]+", name):
-        raise InputError(f"study.name={name}: it names a directory too: letters, digits and any of . _ + - only")
+        raise InputError(
+            f"study.name={name}: it names a directory too, so it may hold only letters, digits and . _ + -"
+        )
     job = job._replace(name=name)
     if config.search.kind == "range":
         run_range_test(config, job, space)
     else:
         with storage_errors(config.study.storage):
-            run_study(config, job, space)
+            run_study(Search(config, job, space))
 
 
-def run_study(config: DictConfig, job: Job, space: Space) -> None:
-    """From plan to the best trial. The same command goes on with its study; one that has all trials it shows."""
+def run_study(search: Search) -> None:
+    """Start or resume a study, train its trials and print the best; of a study that is complete only print it."""
+    config, name = search.config, search.job.name
     quiet_optuna()
     settings, directory = config.study, Path(config.output_dir)
-    retry = RetryHeartbeatStaleTrialCallback(max_retry=settings.retries)
-    chosen_by = SeededByTrial(settings.seed, settings.random_trials), make_pruner(settings, config.epochs)
+    sampler, pruner = SeededByTrial(settings.seed, settings.random_trials), make_pruner(settings, config.epochs)
     left_over, file = sorted(directory.glob("trial-*")), database_file(settings.storage)
     study = None
-    if not (config.dry_run and file and not file.exists()):  # a dry run makes no database
-        storage = open_storage(settings.storage, settings.heartbeat_seconds, retry)
-        study = find_study(storage, job.name, *chosen_by)
+    if not (config.dry_run and file and not file.exists()):  # a dry run creates no database
+        storage = open_storage(settings)
+        study = find_study(storage, name, sampler, pruner)
     if study:
-        refuse_another(study, study_record(config))
+        validate_record(study, study_record(config))
     elif left_over:
         raise InputError(
-            f"{left_over[0]} is of a study {job.name} that {mask(settings.storage)} does not know: give its "
+            f"{left_over[0]} belongs to a study {name} that {mask(settings.storage)} does not contain: give its "
             "study.storage, or start another by study.name"
         )
     if not study or unfinished(study, settings.trials):
-        print_study_plan(config, job, space, study)
+        print_study_plan(search, study)
         if config.dry_run:
             return
-        study = create_or_wait(storage, job.name, *chosen_by)
+        study = create_or_wait(storage, name, sampler, pruner)
         try:
-            parent = open_parent(study, config, job, space)
+            parent = open_parent(search, study)
         except BaseException:
-            abandon(storage, study)
+            delete_unstarted(storage, study)
             raise
         with parent:
-            work(study, config, job, space, retry, parent)
-            report(study, config, parent)
-    elif not (config.dry_run or is_current(study, directory)):  # stopped before its report, or elsewhere
-        with open_parent(study, config, job, space) as parent:
-            report(study, config, parent)
-    show(study, config, job, space)
+            if running := TrialWorker(search, study, parent).run():
+                numbers = ", ".join(map(str, running))
+                console.print(f"Other processes are still training trials {numbers}: run the same command for results.")
+            report(search, study, parent)
+    elif not (config.dry_run or is_current(study, directory)):  # stopped before its report, or trained elsewhere
+        with open_parent(search, study) as parent:
+            report(search, study, parent)
+    show(search, study)
 
 
-def print_study_plan(config: DictConfig, job: Job, space: Space, study: optuna.Study | None) -> None:
-    """What is about to happen; InputError if a trial of the space cannot be."""
-    training, run = probe(config, space)
-    a_trial = plan_facts(training, run, Path(config.output_dir))
-    a_trial["training"] += "; a trial at the upper edge of the space"
-    facts = study_facts(config, space, study) | a_trial
-    print_plan(f"{job.name}: the plan", plan_parts(run.data), facts)
+def print_study_plan(search: Search, study: optuna.Study | None) -> None:
+    """Print the plan; raise an InputError if a trial of the space is invalid."""
+    training, run = probe(search)
+    trial = plan_facts(training, run, Path(search.config.output_dir))
+    trial["training"] += "; a trial at the upper edge of the space"
+    print_plan(f"{search.job.name}: the plan", plan_parts(run.data), study_facts(search, study) | trial)
 
 
 def unfinished(study: optuna.Study, total: int) -> bool:
-    """Whether trials are to be begun or taken up, or are running somewhere: perhaps in a process that has died."""
+    """Return whether trials are left to start or resume, or running: perhaps in a process that has died."""
     trials = by_place(study)
-    return to_do(trials, total) > 0 or any(trial.state == TrialState.RUNNING for trial in trials.values())
+    return count_remaining(trials, total) > 0 or any(trial.state == TrialState.RUNNING for trial in trials.values())
 
 
 def study_record(config: DictConfig) -> dict[str, Any]:
-    """What the trials of a study have in common: the training config, the space, and how they are chosen."""
+    """Return what all trials of a study share: the training config, the space, and how they are chosen."""
     training: Any = OmegaConf.to_container(with_settings(config, {}), resolve=True)
     search = OmegaConf.to_container(config.search, resolve=False)
     return {**training, "search": search, "study": {key: config.study[key] for key in DECISIVE}}
 
 
-def probe(config: DictConfig, space: Space) -> tuple[DictConfig, Experiment]:
-    """Builds trainings that hold every edge of the space, so that a mistake is found before the first trial.
+def probe(search: Search) -> tuple[DictConfig, Experiment]:
+    """Build trainings that contain every edge of the space, so that a mistake is found before the first trial.
 
-    returns: the last of them, and its config
+    returns: the config of the last one, and the last one
     """
+    config, _, space = search
     for values in space.corners():
         settings = trial_settings(config, space, values)
         try:
@@ -162,27 +165,28 @@ def probe(config: DictConfig, space: Space) -> tuple[DictConfig, Experiment]:
             run = build_experiment(training)
         except InputError as error:
             tried = ", ".join(f"{key}={value}" for key, value in settings.items())
-            raise InputError(f"a trial at an edge of the space ({tried}) cannot be: {error}") from error
+            raise InputError(f"a trial at an edge of the space ({tried}) is invalid: {error}") from error
     return training, run
 
 
-def study_facts(config: DictConfig, space: Space, study: optuna.Study | None) -> dict[str, str]:
-    """What the study is about to do, by name."""
+def study_facts(search: Search, study: optuna.Study | None) -> dict[str, str]:
+    """Return the lines of the plan about the study."""
+    config, _, space = search
     settings, trials = config.study, by_place(study) if study else {}
-    states = ", ".join(f"{count} {state}" for state, count in count_states(trials).items()) or "none begun yet"
+    states = ", ".join(f"{count} {state}" for state, count in count_states(trials).items()) or "none started yet"
     median = (
-        f"median: ends a trial whose {settings.pruned_by} is worse than the median of the complete ones at the same "
+        f"median: ends a trial whose {settings.pruned_by} is worse than the median of complete trials at the same "
         f"epoch; from epoch {max(1, settings.warmup_epochs)} on, once {settings.startup_trials} trials are complete"
     )
     hyperband = (
-        f"hyperband: trials with a better {settings.pruned_by} get more epochs, all of them "
-        f"{max(1, settings.warmup_epochs)} at least"
+        f"hyperband: trials with a better {settings.pruned_by} get more epochs, each trial at least "
+        f"{max(1, settings.warmup_epochs)}"
     )
-    if own := own_values(config, space):
-        told = ", ".join(f"{key}={show_setting(value)}" for key, value in own.items())
-        compared = f"trial 0 has the config's own values: {told}; it is never pruned"
+    if own := baseline_values(search):
+        values = ", ".join(f"{key}={show_setting(value)}" for key, value in own.items())
+        compared = f"trial 0 has the config's own values: {values}; it is never pruned"
     else:
-        compared = "none: the space does not hold the config's own values" if settings.baseline else "none"
+        compared = "none: the space does not contain the config's own values" if settings.baseline else "none"
     pruners = {"median": median, "hyperband": hyperband, "none": "none: every trial runs to its end"}
     return {
         "study": f"{mask(settings.storage)}: {settings.trials} trials in all, {states}",
@@ -194,14 +198,15 @@ def study_facts(config: DictConfig, space: Space, study: optuna.Study | None) ->
     }
 
 
-def open_parent(study: optuna.Study, config: DictConfig, job: Job, space: Space) -> Run:
-    """The study's MLflow run: one for all processes that track to the same uri. It begins a study that is new.
+def open_parent(search: Search, study: optuna.Study) -> Run:
+    """Open the MLflow run of the study, which all processes with the same tracking.uri share; start a new study.
 
-    raises: InputError if the study was begun with another config, or MLflow cannot be reached
+    raises: InputError if the study was started with another config, or MLflow cannot be reached
     """
+    config, job, _ = search
     tracking, record = config.tracking, study_record(config)
     known = study.user_attrs.get(RUNS, {})
-    refuse_another(study, record)
+    validate_record(study, record)
     run = open_run(
         None,
         tracking.uri,
@@ -216,51 +221,44 @@ def open_parent(study: optuna.Study, config: DictConfig, job: Job, space: Space)
     if tracking.uri not in known:
         study.set_user_attr(RUNS, known | {tracking.uri: run.run_id})
     if RECORD not in study.user_attrs:
-        if own := own_values(config, space):
+        if own := baseline_values(search):
             study.enqueue_trial(own, user_attrs={BASELINE: True}, skip_if_exists=True)
         study.set_user_attr(RECORD, record)
     return run
 
 
-def own_values(config: DictConfig, space: Space) -> dict[str, Any] | None:
-    """What the baseline trial has, if there is to be one and the space holds it."""
-    return baseline(config, space) if config.study.baseline else None
+def baseline_values(search: Search) -> dict[str, Any] | None:
+    """Return the values of the baseline trial; None without study.baseline or if they are outside the space."""
+    return baseline(search.config, search.space) if search.config.study.baseline else None
 
 
-def work(
-    study: optuna.Study,
-    config: DictConfig,
-    job: Job,
-    space: Space,
-    retry: RetryHeartbeatStaleTrialCallback,
-    parent: Run,
-) -> None:
-    """Trains trials until the study has all of them."""
-    metric, parent_id = config.study.metric, parent.run_id
-    assert parent_id, "a run without a directory has one from its start"
+class TrialWorker(Worker):
+    """Train the trials of a search, and print and log the result of each."""
 
-    def train_one(trial: optuna.Trial, number: int) -> float:
-        return train_trial(trial, number, config, job, space, parent_id)
+    def __init__(self, search: Search, study: optuna.Study, parent: Run) -> None:
+        super().__init__(study, search.config.study)
+        self.search, self.parent = search, parent
 
-    def ended(number: int, trial: FrozenTrial) -> None:
+    def train(self, trial: optuna.Trial, number: int) -> float:
+        assert self.parent.run_id, "a run without a directory has an id from its start"
+        return train_trial(trial, number, self.search, self.parent.run_id)
+
+    def ended(self, trial: FrozenTrial, number: int) -> None:
+        metric = self.search.config.study.metric
         console.print(trial_line(number, trial, metric), soft_wrap=True)
         if trial.state == TrialState.COMPLETE and trial.value is not None:
-            parent.log_metrics({f"trials/{metric}": trial.value}, number)
-
-    worker = Worker(study, config.study.trials, config.study.heartbeat_seconds, retry, train_one, ended)
-    if running := worker.run():
-        names = ", ".join(map(str, running))
-        console.print(f"Other processes still train trials {names}: the same command shows how they ended.")
+            self.parent.log_metrics({f"trials/{metric}": trial.value}, number)
 
 
-def report(study: optuna.Study, config: DictConfig, parent: Run) -> None:
-    """Tables, pictures and a page, in the study's directory and in MLflow."""
-    for path in write_report(study, Path(config.output_dir), config.study.metric):
+def report(search: Search, study: optuna.Study, parent: Run) -> None:
+    """Write the table, the plots and the page into the directory of the study, and log them to MLflow."""
+    for path in write_report(study, Path(search.config.output_dir), search.config.study.metric):
         parent.log_file(path)
 
 
-def show(study: optuna.Study, config: DictConfig, job: Job, space: Space) -> None:
-    """The best trials, and the command that trains the best with its test."""
+def show(search: Search, study: optuna.Study) -> None:
+    """Print the best trials, and the command that trains the best one with its test."""
+    config, job, space = search
     best = print_best(study, config.study.metric)
     if best:
         settings = trial_settings(config, space, best.params)

@@ -1,6 +1,6 @@
-"""The MLflow run over the runs of a multirun.
+"""The MLflow parent run of a multirun.
 
-Jobs may be other processes, so they learn of it by an environment variable.
+Jobs may be other processes, so an environment variable tells them its id.
 """
 
 import logging
@@ -30,17 +30,17 @@ SWEEPS = Path("outputs/sweeps")
 
 @contextmanager
 def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]:
-    """Inside, the runs of the jobs stand under one MLflow run, which ends FINISHED, FAILED or KILLED with the block.
+    """Open an MLflow run that is the parent of the jobs' runs; it ends FINISHED, FAILED or KILLED with the block.
 
-    The same sweep called again goes on in the same run, as its jobs do. A new one whose jobs were all refused before
-    they opened a run of their own leaves nothing. A dry run and commands that track nothing have none. A setting of any
-    job that breaks its rule ends the process before anything is made.
+    The same sweep called again resumes the same run, as its jobs do. A new run is deleted if all jobs were refused
+    before they opened runs of their own. A dry run, or a command that tracks nothing, opens none. If a setting of any
+    job is invalid, the process exits before anything is written.
     """
     launcher = config.hydra.launcher._target_
     if processes() > 1 and not launcher.endswith(".BasicLauncher"):
         fail_alike(f"{launcher} under torchrun: each process would launch the runs; leave launcher= or torchrun away")
-    for job in jobs if "dry_run" in config else []:  # of a training or a search
-        HydraConfig.instance().set_config(job)  # output_dir is made from what it holds
+    for job in jobs if "dry_run" in config else []:  # only trainings and searches have it
+        HydraConfig.instance().set_config(job)  # output_dir is resolved from it
         try:
             check(job, TRAIN)
         except InputError as error:
@@ -74,21 +74,21 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
     finally:
         parent = os.environ.pop(PARENT, None)
         if is_new and _journaled(jobs) == before:
-            with suppress(Exception):  # a server that has gone meanwhile keeps the run, as FAILED
+            with suppress(Exception):  # if the server is gone, it keeps the run as FAILED
                 if parent:
                     find_experiment(settings.uri, settings.experiment)[0].delete_run(parent)
                 shutil.rmtree(directory)
 
 
 def _journaled(jobs: Sequence[DictConfig]) -> list[int]:
-    """The bytes in the journals of the jobs' runs, or of their trials: they change when a run is opened."""
+    """Return the size of the journals of each job's run and trials in bytes, which changes when a run is opened."""
     sizes = []
     for job in jobs:
-        HydraConfig.instance().set_config(job)  # output_dir is made from what it holds
+        HydraConfig.instance().set_config(job)  # output_dir is resolved from it
         sizes.append(sum(path.stat().st_size for path in Path(job.output_dir).rglob(JOURNAL)))
     return sizes
 
 
 def parent_tags() -> dict[str, str]:
-    """What puts a run under that of its sweep in MLflow; nothing where there is none."""
+    """Return the tag that makes a run a child of its sweep's run in MLflow; empty if there is no sweep."""
     return {"mlflow.parentRunId": os.environ[PARENT]} if PARENT in os.environ else {}

@@ -1,4 +1,4 @@
-"""How Hydra carries out a multirun of ours: nothing is made before every job composes, and jobs end with their parent.
+"""Hydra's sweeper and launcher for our multiruns: all jobs compose before any starts, and jobs end with their parent.
 
 Hydra finds plugins in this namespace package only.
 """
@@ -22,7 +22,7 @@ from asr.training.signals import LAUNCHER, StopRequest, deferred, stop_at_once_o
 
 
 class Multirun(BasicSweeper):
-    """Hydra's own sweeper with an MLflow run over the jobs' runs; it writes no multirun.yaml."""
+    """Extend Hydra's sweeper by an MLflow run that is the parent of the jobs' runs; write no multirun.yaml."""
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         stop_at_once_on_sigterm()
@@ -43,11 +43,11 @@ class Multirun(BasicSweeper):
 
 
 class SideBySide(Launcher):
-    """Runs each job as a command of its own, as many at a time as joblib is told by n_jobs.
+    """Run each job as a command of its own, n_jobs of them at a time.
 
-    joblib's own processes cannot be asked to stop: when one of them ends, joblib kills the others. These save first.
+    Processes started by joblib cannot be stopped gently: when one ends, joblib kills the others. These save first.
 
-    settings: of joblib.Parallel
+    settings: arguments of joblib.Parallel
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -57,9 +57,9 @@ class SideBySide(Launcher):
         self.hydra, self.module = config.hydra, task_function.module  # type: ignore[attr-defined]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Returns when all jobs have ended; a job's return value is None, or SystemExit with its exit code.
+        """Run all jobs to their end; the return value of a job is None, or SystemExit with its exit code.
 
-        raises: Interrupted after Ctrl-C or SIGTERM, when the jobs that ran have saved and ended
+        raises: Interrupted after Ctrl-C or SIGTERM, once the running jobs have saved and ended
         """
         import joblib
 
@@ -70,22 +70,22 @@ class SideBySide(Launcher):
             return joblib.Parallel(**self.settings)(run(list(job), environment, stop) for job in job_overrides)
 
     def _run(self, overrides: list[str], environment: dict[str, str], stop: StopRequest) -> JobReturn:
-        """Runs one job, unless `stop` was asked for; passes that on to it as SIGTERM."""
+        """Run one job unless a stop has been requested; pass a later request on to it as SIGTERM."""
         code = 0
         if not stop.number:
             command = [sys.executable, "-m", self.module, *self._options(), *overrides]
-            # In a session of its own, so that a terminal's Ctrl-C reaches it through this process alone.
+            # In a session of its own, so that Ctrl-C in the terminal reaches it through this process only.
             with subprocess.Popen(command, env=environment, start_new_session=True) as process:
                 while process.poll() is None and not stop.number:
                     time.sleep(0.2)
-                process.terminate()  # does nothing to a process that has ended
+                process.terminate()  # has no effect on a process that has ended
                 code = process.wait()
         result = JobReturn(overrides=overrides, status=JobStatus.FAILED if code else JobStatus.COMPLETED)
         result.return_value = SystemExit(code if code >= 0 else 128 - code) if code else None
         return result
 
     def _options(self) -> list[str]:
-        """What Hydra was called with, apart from the job's overrides; and that it is a single run."""
+        """Return the options with which Hydra was called, without the job's overrides, and that it is a single run."""
         flags = {"main": "--config-path", "command-line": "--config-dir"}
         sources = [source for source in self.hydra.runtime.config_sources if source.provider in flags]
         places = [part for source in sources for part in (flags[source.provider], source.path)]

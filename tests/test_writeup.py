@@ -115,8 +115,10 @@ def test_the_model_has_the_published_layers_and_parameters(name: str) -> None:
     assert [(c.kernel_size, c.stride, c.padding) for c in model.convs] == list(published.convs)
     assert all(c.out_channels == 32 for c in model.convs)
     assert len(model.grus) == published.gru_layers
-    assert [gru.ahead.input_size for gru in model.grus] == [published.gru_input] + [1024] * (published.gru_layers - 1)
-    assert all(gru.ahead.hidden_size == gru.back.hidden_size == 512 for gru in model.grus)
+    assert [gru.forward_gru.input_size for gru in model.grus] == [published.gru_input] + [1024] * (
+        published.gru_layers - 1
+    )
+    assert all(gru.forward_gru.hidden_size == gru.backward_gru.hidden_size == 512 for gru in model.grus)
     assert (model.conv_norm is not None) is published.norms
     assert isinstance(model.output_norm, nn.LayerNorm) is published.norms
     assert model.dropout.p == 0
@@ -166,7 +168,7 @@ class Reference(nn.Module):
             if getattr(self, name) is not None:
                 getattr(self, name).load_state_dict(getattr(model, name).state_dict())
         for layer, gru in enumerate(model.grus):
-            for suffix, direction in (("", gru.ahead), ("_reverse", gru.back)):
+            for suffix, direction in (("", gru.forward_gru), ("_reverse", gru.backward_gru)):
                 for key, weight in direction.named_parameters():
                     getattr(self.gru, key.replace("l0", f"l{layer}") + suffix).data.copy_(weight)
 

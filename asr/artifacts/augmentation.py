@@ -1,4 +1,4 @@
-"""The files that a run leaves in its directory, for people: error tables, pictures, sound."""
+"""Spectrograms and sound of an utterance before and after augmentation."""
 
 import os
 import signal
@@ -22,49 +22,49 @@ from asr.data.augment import Augment, Sometimes
 from asr.data.dataset import UtteranceDataset
 from asr.training.signals import SIGNALS, stop_without
 
-PCM_PEAK = 0.99  # augmentation may exceed full scale; the file is scaled down rather than clipped
+PCM_PEAK = 0.99  # augmented audio may exceed full scale; it is scaled down instead of clipped
 
 
 def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> list[Path]:
-    """The first readable utterance before and after: all of its augmentation, and each transform on its own.
+    """Write the first readable utterance before and after the whole augmentation and each transform alone.
 
-    Many transforms come with a small probability. So all of them are shown as they come in the pass of the first ten
-    that changes the utterance most, and each on its own as if it always came.
+    Many transforms have a small probability. Therefore the whole augmentation is that of the epoch, out of the first
+    ten, that changes the utterance most, and each transform alone is always applied.
 
-    Another process does it, and what pictures take of memory, 90 MB, goes back with it.
+    The files are written by another process, because plotting takes 90 MB of memory that would not be freed.
 
-    returns: before.wav, all.png and all.wav, NUMBER_NAME.png of each transform and, if it changes the wave, .wav
-    raises:  OSError as that process had it, such as for a full disk; RuntimeError if it fails otherwise, and says why
+    returns: before.wav, all.png, all.wav, and NUMBER_NAME.png of each transform, with a .wav if it changes the wave
+    raises:  OSError if the process raised one, for example for a full disk; RuntimeError if it failed otherwise
     """
     context = get_context("fork")
     errors = context.SimpleQueue()
-    process = context.Process(target=_draw_apart, args=(errors, dataset, cuts, folder), daemon=True)
+    process = context.Process(target=_write_in_child, args=(errors, dataset, cuts, folder), daemon=True)
     process.start()
     process.join()
     if not errors.empty():
         raise errors.get()
     if process.exitcode:
-        raise RuntimeError(f"{folder}: the process that draws it ended with {process.exitcode}, see above")
+        raise RuntimeError(f"{folder}: the process that writes it ended with exit code {process.exitcode}, see above")
     return sorted(folder.glob("*"))
 
 
-def _draw_apart(errors: SimpleQueue, dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
-    for received in SIGNALS:  # their handlers are those of a training
+def _write_in_child(errors: SimpleQueue, dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
+    for received in SIGNALS:  # the handlers inherited from the training would wait for a batch
         signal.signal(received, signal.SIG_DFL)
     stop_without(os.getppid())
-    torch.set_num_threads(1)  # a fork has none of the others
+    torch.set_num_threads(1)  # threads do not survive a fork
     try:
-        _draw_augmentation(dataset, cuts, folder)
+        _write_files(dataset, cuts, folder)
     except OSError as error:
         errors.put(error)
 
 
-def _draw_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
+def _write_files(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
     from asr.artifacts.plots import spectrogram_pair
 
     original = replace(dataset, augment=None)
     for cut in cuts:
-        with suppress(UnreadableError):  # the training says so when it comes to it
+        with suppress(UnreadableError):  # the training reports it when it reads the utterance
             clean = original.utterance(cut, 0).features
             break
     else:
@@ -85,7 +85,7 @@ def _draw_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
 
 
 def _one_by_one(augment: Augment) -> dict[str, Augment]:
-    """Each transform alone and, if it has a probability, certain."""
+    """Return each transform alone, with its probability, if it has one, set to 1."""
 
     def certain(transform: Any) -> Any:
         always = copy(transform)

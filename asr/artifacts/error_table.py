@@ -1,4 +1,4 @@
-"""The table of a part's utterances with their errors."""
+"""The table of the utterances of a part and their errors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from asr.metrics import Scored
 
 
 def error_rows(scored: Sequence[Scored]) -> list[dict[str, Any]]:
-    """A row for each utterance, the worst first."""
+    """Return a row for each utterance, the worst first."""
     worst_first = sorted(scored, key=lambda one: (-one.words.rate, -one.characters.rate, one.id))
     return [
         {

@@ -1,1 +1,1 @@
-"""From log-probabilities to text."""
+"""Decoders, which turn log-probabilities into text."""

@@ -1,4 +1,4 @@
-"""From log-probabilities to text."""
+"""Greedy CTC decoding."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,10 @@ from asr.data.text import BLANK, Alphabet
 
 
 def greedy(log_probs: Tensor, lengths: Tensor, alphabet: Alphabet) -> list[str]:
-    """The best symbol of every frame, repeats merged, blanks dropped.
+    """Return the text of each utterance: the most likely symbol of each frame, repeats merged, blanks removed.
 
-    log_probs: (B, T, V); lengths: (B,) valid frames; returns B texts
+    log_probs: (B, T, V)
+    lengths:   (B,) valid frames
     """
     texts = []
     for best, length in zip(log_probs.argmax(-1).cpu(), lengths.tolist(), strict=True):

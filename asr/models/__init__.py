@@ -1,1 +1,1 @@
-"""Models: from a batch to log-probabilities and CTC's loss."""
+"""The acoustic model, its layers, the CTC loss, and the recogniser that holds them."""

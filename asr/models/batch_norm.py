@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics leave padded frames out."""
+"""Batch normalisation that excludes padded frames from its statistics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,24 +7,29 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-Total = Callable[[Tensor], Tensor]  # the sum of a vector over all processes
+Total = Callable[[Tensor], Tensor]  # sums a vector over all ranks
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose statistics leave out the padded frames.
+    """Apply BatchNorm2d with statistics computed over valid frames only.
 
-    total:  sums a vector over all processes; None where each has statistics of its own
-    counts: false for an input that is to leave no trace in the statistics of others
+    total:  sums a vector over all ranks; None if each rank uses its own statistics
+    counts: False if the input must not contribute to any statistics
     """
 
     total: Total | None = None
     counts: bool = True
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
-        """input: (B, C, F, T), zero where mask (B, 1, 1, T) is 0; returns (B, C, F, T), anything where mask is 0."""
+        """Normalise a batch.
+
+        input:   (B, C, F, T); must be zero where mask is 0
+        mask:    (B, 1, 1, T), 1 for valid frames; None if all are valid
+        returns: (B, C, F, T), undefined where mask is 0
+        """
         if not self.training or mask is None:
             return super().forward(input)
-        input = input.float()  # bf16 has too few digits for sums of squares
+        input = input.float()  # bf16 is too coarse for sums of squares
         mean, var, count = _statistics(input.detach(), mask.float(), self.total, self.counts)
         if self.counts:
             self._update_running(mean, var, count)
@@ -43,9 +48,9 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
 
 
 def _statistics(input: Tensor, mask: Tensor, total: Total | None, counts: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance (C,) of what is not masked, and how many values of a channel that is ()."""
+    """Return the mean (C,) and variance (C,) over the valid frames, and the number of valid values per channel ()."""
     var_all, mean_all = torch.var_mean(input, (0, 2, 3), correction=0)
-    frames = mask.numel() * input.shape[2]  # of all bins, padding included
+    frames = mask.numel() * input.shape[2]  # values per channel, padding included
     sums = torch.cat((mean_all, var_all + mean_all.square(), mask.mean()[None])) * frames
     if total is not None:
         sums = total(sums * counts)
@@ -55,9 +60,9 @@ def _statistics(input: Tensor, mask: Tensor, total: Total | None, counts: bool) 
 
 
 class _Normalize(torch.autograd.Function):
-    """Batch norm by statistics that are those of the valid frames of its input.
+    """Normalise with given statistics, which must be those of the valid frames of the input.
 
-    Written out, its gradient reads and writes the picture three times; autograd's, through mean and variance, eight.
+    The gradient is written by hand: it makes three passes over the input, where autograd would make eight.
     source: Ioffe and Szegedy 2015, section 3
     """
 
@@ -66,7 +71,7 @@ class _Normalize(torch.autograd.Function):
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, count: Tensor,
         total: Total | None, counts: bool,
     ) -> Tensor:  # fmt: skip
-        """input: (B, C, F, T), zero where it is not valid; weight, bias, mean, rstd: (C,); count: ()."""
+        """Return input * scale + shift; input: (B, C, F, T), zero at padding; weight ... rstd: (C,); count: ()."""
         ctx.save_for_backward(input, weight, mean, rstd, count)
         ctx.total, ctx.counts = total, counts
         scale = weight * rstd
@@ -75,9 +80,9 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """A gradient beyond the valid frames is taken to be zero; that of the input is anything there."""
+        """Return the gradients, given one that is zero at padding; the gradient of the input is undefined there."""
         input, weight, mean, rstd, count = ctx.saved_tensors
-        # torch's own, for its sums alone: of the gradient times the normalised input, and of the gradient.
+        # Used only for its sums: of the gradient times the normalised input, and of the gradient.
         _, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
             grads[0], input, weight, None, None, mean, rstd, True, 0.0, [False, True, True]
         )

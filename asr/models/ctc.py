@@ -1,4 +1,4 @@
-"""The CTC loss, per utterance and for a batch."""
+"""The CTC loss of each utterance, and the check that an utterance can be aligned."""
 
 import torch
 import torch.nn.functional as F
@@ -8,19 +8,19 @@ from asr.data.text import BLANK, frames_needed
 
 
 def ctc_losses(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """The CTC loss of each utterance, divided by its number of symbols; zero where CTC cannot align it.
+    """Return the CTC loss of each utterance, divided by its target length; zero if it cannot be aligned.
 
-    log_probs: (B, T, V); blank is 0
-    lengths:   (B,) valid frames
-    targets:   (B, L) symbol ids, anything beyond each length
+    log_probs:      (B, T, V); the blank is class 0
+    lengths:        (B,) valid frames
+    targets:        (B, L) symbol ids; entries beyond target_lengths are ignored
     target_lengths: (B,)
-    returns:   (B,) float32, nats a symbol: their mean is torch's CTC loss with reduction "mean" and zero_infinity
-    source:    Graves et al. 2006
+    returns:        (B,) float32, nats per symbol; the mean equals F.ctc_loss(reduction="mean", zero_infinity=True)
+    source:         Graves et al. 2006
     """
     if torch.are_deterministic_algorithms_enabled():
-        log_probs = log_probs.cpu()  # on CUDA torch has no deterministic gradient of CTC, and refuses the other
+        log_probs = log_probs.cpu()  # on CUDA the gradient of CTC is not deterministic, so torch raises
     losses = F.ctc_loss(
-        log_probs.float().transpose(0, 1),  # half precision has too few digits for the sum over paths
+        log_probs.float().transpose(0, 1),  # half precision is too coarse for the sum over paths
         targets.to(log_probs.device),
         lengths,
         target_lengths,

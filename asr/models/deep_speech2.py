@@ -1,7 +1,7 @@
 """Deep Speech 2: convolutions over the spectrogram, bidirectional GRUs over time, log-probabilities for CTC.
 
-Pictures are laid out (batch, channel, frequency, time), so that the long side of the 41 x 11 kernels lies along
-frequency, where oneDNN is fast on a CPU.
+Tensors are laid out as (batch, channel, frequency, time) with kernels of 41 x 11; on a CPU, oneDNN is faster with this
+layout than with (batch, channel, time, frequency) and 11 x 41.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,6 @@ from asr.settings import FRACTION, SWITCH, Rule, require, whole
 Frames = TypeVar("Frames", int, Tensor)
 
 
-class ConvSpec(NamedTuple):
-    """One convolution; pairs are frequency x time, and the padding is half of the kernel."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-
-
 def _are_convs(value: Any) -> bool:
     sizes = whole(1, 1_001)
     return (
@@ -40,29 +33,31 @@ def _are_convs(value: Any) -> bool:
     )
 
 
-CONVS = Rule("a list of 1 to 16 times {kernel: [F, T], stride: [F, T]}, whole numbers from 1 to 1,001", _are_convs)
+CONVS = Rule("a list of 1 to 16 {kernel: [F, T], stride: [F, T]}, whole numbers from 1 to 1,001", _are_convs)
 
 
 class ModelOutput(NamedTuple):
-    """log_probs: (B, T', V); lengths: (B,) valid output frames, on the CPU."""
+    """The output of the model: log_probs (B, T', V), and lengths (B,), the valid output frames, on the CPU."""
 
     log_probs: Tensor
     lengths: Tensor
 
 
 class DeepSpeech2(nn.Module):
-    """Log-probabilities of every symbol at every output frame.
+    """Compute the log-probability of each symbol at each output frame.
 
-    convs:       kernel and stride of the convolutions, each followed by BatchNorm2d and Hardtanh(0, 20)
-    conv_channels: of every convolution
-    conv_norm:   one more BatchNorm2d and ReLU between convolutions and GRUs
-    gru_layers, gru_size: bidirectional layers, units of each direction
-    dropout:     between GRU layers
-    output_norm: LayerNorm before the output layer
-    n_mels:      height F of the spectrogram
-    n_classes:   V, with the blank
-    raises:      InputError for a setting of another type or out of bounds
-    source:      Amodei et al. 2015, section 3; sizes of the writeup
+    convs:         {kernel, stride} of each convolution, as [frequency, time]; the padding is kernel // 2, and each is
+                   followed by BatchNorm2d and Hardtanh(0, 20)
+    conv_channels: output channels of each convolution
+    conv_norm:     whether to add a BatchNorm2d and a ReLU between the convolutions and the GRUs
+    gru_layers:    number of bidirectional GRU layers
+    gru_size:      hidden size of each direction
+    dropout:       dropout probability between GRU layers
+    output_norm:   whether to apply LayerNorm before the output layer
+    n_mels:        F, the mel bins of the spectrogram
+    n_classes:     V, the number of symbols including the blank
+    raises:        InputError if a setting has the wrong type or is out of bounds
+    source:        Amodei et al. 2015, section 3; the sizes are those of the writeup
     """
 
     def __init__(
@@ -86,16 +81,17 @@ class DeepSpeech2(nn.Module):
         require("model.dropout", dropout, FRACTION)
         require("model.output_norm", output_norm, SWITCH)
         if any(size % 2 == 0 for conv in convs for size in conv["kernel"]):
-            raise InputError("model.convs: a kernel has an even side; odd ones keep the frames centred")
-        self.specs = [ConvSpec(tuple(c["kernel"]), tuple(c["stride"])) for c in convs]
+            raise InputError("model.convs: a kernel has an even size; use odd sizes, which keep the frames centred")
+        self.time_strides = [int(conv["stride"][1]) for conv in convs]
         self.n_mels = n_mels
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         channels, height = 1, n_mels
-        for spec in self.specs:
-            padding = (spec.kernel[0] // 2, spec.kernel[1] // 2)
-            self.convs.append(nn.Conv2d(channels, conv_channels, spec.kernel, spec.stride, padding))
+        for conv in convs:
+            (kernel_f, kernel_t), stride = conv["kernel"], tuple(conv["stride"])
+            padding = (kernel_f // 2, kernel_t // 2)
+            self.convs.append(nn.Conv2d(channels, conv_channels, (kernel_f, kernel_t), stride, padding))
             self.norms.append(MaskedBatchNorm2d(conv_channels))
-            channels, height = conv_channels, (height - 1) // spec.stride[0] + 1
+            channels, height = conv_channels, (height - 1) // stride[0] + 1
         self.conv_norm = MaskedBatchNorm2d(channels) if conv_norm else None
         sizes = [channels * height] + [2 * gru_size] * gru_layers
         self.grus = nn.ModuleList(BidirectionalGRU(size, gru_size) for size in sizes[:-1])
@@ -104,23 +100,24 @@ class DeepSpeech2(nn.Module):
         self.output = nn.Linear(sizes[-1], n_classes)
 
     def output_lengths(self, lengths: Frames) -> Frames:
-        """Output frames for input frames (an int or a tensor): each convolution divides by its stride, rounding up."""
-        for spec in self.specs:
-            lengths = (lengths - 1) // spec.stride[1] + 1
+        """Return the number of output frames for a number (or tensor) of input frames, rounded up by each stride."""
+        for stride in self.time_strides:
+            lengths = (lengths - 1) // stride + 1
         return lengths
 
     def forward(self, features: Tensor, lengths: Tensor) -> ModelOutput:
-        """
-        features: (B, F, T) log-mel; a frame is hop / sample rate seconds; what lies beyond a length is ignored
-        lengths:  (B,) valid frames, 1 <= lengths <= T, on the CPU (so that checking them makes no GPU wait)
-        returns:  log_probs (B, T', V) and lengths (B,), on the CPU too, where CTC wants them; V counts the blank, 0
-        raises:   ValueError if F or a length is out of bounds
+        """Return log-probabilities and the number of valid output frames.
+
+        features: (B, F, T) log-mel, hop_samples / sample_rate seconds per frame; padding is ignored
+        lengths:  (B,) valid frames, 1 <= lengths <= T, on the CPU, so that checking them does not synchronise a GPU
+        returns:  log_probs (B, T', V) with the blank as class 0, and lengths (B,) on the CPU, as F.ctc_loss expects
+        raises:   ValueError if F differs from n_mels or a length is out of bounds
         """
         if features.shape[1] != self.n_mels:
             raise ValueError(f"features have {features.shape[1]} mel bins, the model was built for {self.n_mels}")
         if int(lengths.min()) < 1 or int(lengths.max()) > features.shape[2]:
             raise ValueError(
-                f"lengths {lengths.tolist()}: each must lie between 1 and the {features.shape[2]} frames given"
+                f"lengths {lengths.tolist()}: each must be between 1 and {features.shape[2]}, the frames given"
             )
         x, on_device = self._convolve(features, lengths.to(features.device, non_blocking=True))
         x = x.permute(3, 0, 1, 2).flatten(2)  # (B, C, F, T) -> (T, B, C * F)
@@ -132,10 +129,10 @@ class DeepSpeech2(nn.Module):
 
     def _convolve(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         mask = _mask(lengths, features.shape[2])
-        # where, not a product: padding may hold anything, and 0 * nan is nan.
+        # where() instead of a product: padding may hold nan, and 0 * nan is nan.
         x = features.unsqueeze(1).where(mask.bool(), 0.0)
-        for spec, conv, norm in zip(self.specs, self.convs, self.norms, strict=True):
-            lengths = (lengths - 1) // spec.stride[1] + 1
+        for stride, conv, norm in zip(self.time_strides, self.convs, self.norms, strict=True):
+            lengths = (lengths - 1) // stride + 1
             x = conv(x)
             mask = _mask(lengths, x.shape[3]).to(x.dtype)
             x = F.hardtanh(norm(x * mask, mask), 0.0, 20.0) * mask
@@ -145,10 +142,10 @@ class DeepSpeech2(nn.Module):
 
 
 def _mask(lengths: Tensor, steps: int) -> Tensor:
-    """1 where a frame is valid: (B,) -> (B, 1, 1, T)."""
+    """Return (B, 1, 1, T), 1 for valid frames, from lengths (B,)."""
     return (torch.arange(steps, device=lengths.device) < lengths[:, None])[:, None, None].float()
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,10 +1,10 @@
-"""Bidirectional GRUs over padded batches, several times faster on a CPU than packed ones, with the same results.
+"""Bidirectional GRUs over padded batches: the results of packed sequences, several times faster on a CPU.
 
-- The backward direction is a forward one over utterances that were reversed by their own lengths. That keeps padding
-  out of it without packed sequences, whose backward pass is slow on a CPU.
-- The derivative is written out, which lets the weights' gradients be one large product after the last step instead of
-  a small one at every step, and each step's product runs in oneDNN, over weights that are laid out for it once. On
-  other devices than the CPU it is torch's GRU; on CUDA, cuDNN's.
+- The backward direction is a forward GRU over utterances that are reversed within their lengths. This keeps padding
+  out without packed sequences, whose backward pass is slow on a CPU.
+- The gradient is written by hand: the weight gradients are one large matrix product after the last step instead of a
+  small one per step, and the product in each step runs in oneDNN with weights packed once. On other devices the layer
+  is nn.GRU (cuDNN on CUDA).
 """
 
 from collections.abc import Callable
@@ -17,25 +17,27 @@ from torch.autograd.function import once_differentiable
 
 
 class BidirectionalGRU(nn.Module):
-    """One bidirectional GRU layer over a padded batch; an utterance's output depends on its own frames alone."""
+    """Apply one bidirectional GRU layer to a padded batch; padding does not affect the output at valid frames."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.ahead = GRU(input_size, hidden_size)
-        self.back = GRU(input_size, hidden_size)
+        self.forward_gru = GRU(input_size, hidden_size)
+        self.backward_gru = GRU(input_size, hidden_size)
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        """x: (T, B, I); index: of `reversal`; returns (T, B, 2 H), anything beyond an utterance's length."""
-        ahead = self.ahead(x)
-        back = self.back(_Permute.apply(x.flatten(0, 1), index).view_as(x))
-        back = _Permute.apply(back.flatten(0, 1), index).view_as(ahead)
-        return torch.cat((ahead, back), 2)
+        """Return (T, B, 2 H), undefined at padding; x: (T, B, I); index: (T * B,) from `reversal`."""
+        forwards = self.forward_gru(x)
+        backwards = self.backward_gru(_Permute.apply(x.flatten(0, 1), index).view_as(x))
+        backwards = _Permute.apply(backwards.flatten(0, 1), index).view_as(forwards)
+        return torch.cat((forwards, backwards), 2)
 
 
 def reversal(lengths: Tensor, steps: int) -> Tensor:
-    """The index that reverses each utterance of a (T, B) batch within its length and leaves padding where it is.
+    """Return the index that reverses each utterance of a (T, B) batch within its length and leaves padding in place.
 
-    lengths: (B,); steps: T; returns (T * B,) positions in the flattened batch; it is its own inverse
+    lengths: (B,)
+    steps:   T
+    returns: (T * B,) positions in the flattened batch; the permutation is its own inverse
     """
     time = torch.arange(steps, device=lengths.device)[:, None]
     reversed_time = torch.where(time < lengths, lengths - 1 - time, time)
@@ -43,22 +45,22 @@ def reversal(lengths: Tensor, steps: int) -> Tensor:
 
 
 class GRU(nn.GRU):
-    """One layer in one direction; weights, names and results are those of nn.GRU."""
+    """Apply a single-layer unidirectional GRU; the parameters and results are those of nn.GRU."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """x: (T, B, I); returns (T, B, H)."""
+        """Return the hidden states (T, B, H); x: (T, B, I)."""
         if x.device.type != "cpu":
             return super().forward(x)[0]
         return _Recurrence.apply(x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
 
 
 class _Permute(torch.autograd.Function):
-    """Rows of a matrix reordered by an index that is its own inverse: the gradient is the same reordering.
+    """Reorder the rows of a matrix by an index that is its own inverse, so that the gradient is the same reordering.
 
-    (index_select alone would do; its gradient adds row by row, which is slow on a CPU.)
+    The gradient of index_select adds row by row, which is slow on a CPU.
     """
 
     @staticmethod
@@ -73,7 +75,7 @@ class _Permute(torch.autograd.Function):
 
 
 class _Recurrence(torch.autograd.Function):
-    """h' = (1 - z) n + z h with z, r = sigmoid(x W + b + h U + c) and n = tanh(x W + b + r (h U + c)).
+    """Compute h' = (1 - z) n + z h with z, r = sigmoid(x W + b + h U + c) and n = tanh(x W + b + r (h U + c)).
 
     source: torch.nn.GRU; Cho et al. 2014
     """
@@ -81,15 +83,15 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx: Any, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
-        """x: (T, B, I), weights as in nn.GRU with the rows r, z, n; returns (T, B, H).
+        """Return the hidden states (T, B, H); x: (T, B, I); weights as in nn.GRU, rows in the order r, z, n.
 
-        Under autocast the products are bf16 ones, of inputs that are rounded to it; all else stays in float32.
+        Under autocast the inputs of matrix products are rounded to bf16; everything else stays in float32.
         """
         steps, batch, _ = x.shape
         size = w_hh.shape[1]
         gates = matmul(w_ih, b_ih)(x.flatten(0, 1)).view(steps, batch, 3 * size)
         states = gates.new_zeros(steps + 1, batch, size)
-        recurrent = gates.new_empty(steps, batch, size)  # h U + c of n
+        recurrent = gates.new_empty(steps, batch, size)  # h U + c for n
         product = matmul(w_hh, b_hh)
         r, z, n = gates.split(size, 2)
         each_step = zip(gates[..., : 2 * size], r, z, n, recurrent, states[:-1], states[1:], strict=True)
@@ -106,7 +108,7 @@ class _Recurrence(torch.autograd.Function):
     @once_differentiable
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """All gradients of a step are its dh times a factor that is known beforehand, for all steps at once."""
+        """Return the gradients; those of a step are its dh times factors that are computed for all steps at once."""
         x, w_ih, w_hh, gates, recurrent, states = ctx.saved_tensors
         steps, batch, size = recurrent.shape
         r, z, n = gates.split(size, 2)
@@ -122,18 +124,17 @@ class _Recurrence(torch.autograd.Function):
             dh.mul_(z_t).add_(product(to_gates_t.flatten(1)))
         d_hidden = to_gates.view(steps * batch, 3 * size)
         dw_hh, db_hh = d_hidden.t().to(x.dtype) @ states[:-1].flatten(0, 1).to(x.dtype), d_hidden.sum(0)
-        to_gates[:, :, 2] = to_n  # n is the one gate where the input's share is not the state's, which is times r
+        to_gates[:, :, 2] = to_n  # for n, the gradient of h U + c has a factor r that that of x W + b lacks
         dw_ih, db_ih = d_hidden.t().to(x.dtype) @ x.flatten(0, 1), d_hidden.sum(0)
         dx = matmul(w_ih.t())(d_hidden).view_as(x) if ctx.needs_input_grad[0] else None
         return dx, dw_ih, dw_hh, db_ih, db_hh
 
 
 def matmul(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-    """rows (R, K) -> rows @ weight.T + bias, for a weight (N, K) that many rows are multiplied with.
+    """Return a function that maps rows (R, K) to rows @ weight.T + bias, with the weight (N, K) packed once.
 
-    The rows are rounded to the weight's type; of bf16 the result is float32, which is what it is summed in.
-    oneDNN, where torch has it, multiplies float32 faster than torch's BLAS: on AMD about 1.4 times for many rows and
-    twice for few.
+    Rows are rounded to the dtype of the weight; for bf16, sums and result are float32. oneDNN, if torch has it, is
+    faster in float32 than torch's BLAS: on AMD about 1.4 times for many rows and 2 times for few.
     """
     low, high = weight.dtype, torch.promote_types(weight.dtype, torch.float32)
     if not _packs(low):
@@ -143,7 +144,7 @@ def matmul(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Ten
 
 
 def _packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is there, and multiplies such numbers on this processor."""
+    """Return whether oneDNN is available and supports the dtype on this processor."""
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,4 +1,4 @@
-"""A recogniser: everything between a waveform and a text, built from settings or read from a checkpoint."""
+"""The recogniser: alphabet, features and model, built from the config or from a checkpoint."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from asr.models.deep_speech2 import DeepSpeech2
 
 @dataclass(frozen=True)
 class Recognizer:
-    """What a checkpoint's config determines: everything between a waveform and a text."""
+    """Hold the alphabet, the features and the model, all of which the config in a checkpoint determines."""
 
     alphabet: Alphabet
     features: LogMel
@@ -24,21 +24,21 @@ class Recognizer:
     def of(cls, config: Mapping[str, Any], make_model: Callable[..., DeepSpeech2]) -> "Recognizer":
         """Build a recogniser from the settings `alphabet` and `features`.
 
-        make_model: called with n_mels and n_classes
-        raises:     InputError for a setting of the wrong type or out of bounds
+        make_model: builds the model from the keyword arguments n_mels and n_classes
+        raises:     InputError if a setting has the wrong type or is out of bounds
         """
         alphabet = Alphabet(config["alphabet"])
         try:
             features = LogMel(**config["features"])
         except (TypeError, ValueError) as error:
-            raise InputError(f"features: {dict(config['features'])} cannot be: {error}") from error
+            raise InputError(f"features: {dict(config['features'])} is invalid: {error}") from error
         return cls(alphabet, features, make_model(n_mels=features.n_mels, n_classes=alphabet.size))
 
     def output_frames(self, seconds: float) -> int:
-        """Output frames of an utterance of so many seconds."""
+        """Return the number of output frames for an utterance of the given duration in seconds."""
         frames = self.features.frames(round(seconds * self.features.sample_rate))
         return self.model.output_lengths(frames)
 
     def dataset(self, augment: Augment | None, seed: int, skip_unreadable: bool = False) -> UtteranceDataset:
-        """Batches as this recogniser reads them; a training leaves out what cannot be read, scoring does not."""
+        """Return the dataset that reads batches; skip_unreadable leaves out audio that cannot be read."""
         return UtteranceDataset(self.alphabet, self.features, augment, seed, skip_unreadable)

@@ -1,1 +1,1 @@
-"""What `python -m asr.search` is made of: the space, the study in its storage, a trial, the loop that shares them."""
+"""Hyperparameter search: the space, the study in its storage, a trial, and the worker that trains trials."""

@@ -1,4 +1,4 @@
-"""The learning-rate range test: one short run whose rate rises exponentially, to see where the loss falls and breaks.
+"""The learning-rate range test: a short run whose rate rises exponentially until the loss diverges.
 
 source: Smith 2015, Cyclical Learning Rates for Training Neural Networks, section 3.3
 """
@@ -36,11 +36,11 @@ RULES: Rules = {
     "search.smoothing": BELOW_1,
     "search.diverged_at": ABOVE_1,
 }
-FEWEST_POINTS = 5  # of which a slope can be told
+FEWEST_POINTS = 5  # for a slope
 
 
 class Point(NamedTuple):
-    """A training step: the rate that it used, its loss, and the smoothed loss up to it."""
+    """A training step: its learning rate, its loss, and the smoothed loss."""
 
     learning_rate: float
     loss: float
@@ -48,28 +48,28 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """points in order; diverged_at: the rate at which the run was stopped, None if it came to its end."""
+    """The points in order, and the rate at which the loss diverged or None."""
 
     points: list[Point]
     diverged_at: float | None
 
 
 def exponential(optimizer: Optimizer, total_steps: int, high: float) -> LambdaLR:
-    """From the optimizer's lr at the first step to `high` at the last, each step by the same factor."""
+    """Return a scheduler from the optimizer's lr at the first step to `high` at the last, by a constant factor."""
     low = optimizer.param_groups[0]["lr"]
     return LambdaLR(optimizer, lambda step: (high / low) ** (step / max(1, total_steps - 1)))
 
 
 def run_range_test(config: DictConfig, job: Job, space: Space) -> None:
-    """From plan to plot and suggestion."""
+    """Print the plan, run the test, write the curve and print the suggested learning rate."""
     search = config.search
     check(config, RULES)
     low, high = rate_range(space)
     training = range_config(config, low, high)
     run, directory = build_experiment(training), Path(config.output_dir)
     facts = {
-        "range test": f"optimizer.lr rises from {low:g} to {high:g} in {search.steps} steps, each by the same factor, "
-        f"in place of the schedule; it ends where the smoothed loss is {search.diverged_at:g} times its lowest",
+        "range test": f"optimizer.lr rises from {low:g} to {high:g} in {search.steps} steps by a constant factor, "
+        f"in place of the schedule; it stops when the smoothed loss exceeds {search.diverged_at:g} times its minimum",
         **{key: value for key, value in space_facts(config, space).items() if key != "space"},
     }
     print_plan(f"{job.name}: the plan", plan_parts(run.data), facts | plan_facts(training, run, directory))
@@ -99,12 +99,12 @@ def run_range_test(config: DictConfig, job: Job, space: Space) -> None:
 
 
 def rate_range(space: Space) -> tuple[float, float]:
-    """The ends of the range, which must be of optimizer.lr and nothing else."""
+    """Return the ends of the range; raise an InputError unless it is of optimizer.lr alone."""
     first = space.parameters[0]
     distribution = first.distribution
     if len(space.parameters) > 1 or first.key != "optimizer.lr" or not isinstance(distribution, FloatDistribution):
         keys = ", ".join(parameter.key for parameter in space.parameters)
-        raise InputError(f"search.space holds {keys}: a range test needs optimizer.lr with low and high, alone")
+        raise InputError(f"search.space contains {keys}: a range test needs optimizer.lr with low and high, alone")
     if not 0 < distribution.low < distribution.high:
         raise InputError(
             f"search.space: low={distribution.low} and high={distribution.high}: a range test needs 0 < low < high"
@@ -113,7 +113,7 @@ def rate_range(space: Space) -> tuple[float, float]:
 
 
 def range_config(config: DictConfig, low: float, high: float) -> DictConfig:
-    """The training with the rising rate in the place of its schedule: an epoch of search.steps."""
+    """Return the training config with the rising rate as its schedule, and one epoch of search.steps."""
     training = with_settings(config, {"optimizer.lr": low, "epochs": 1, "steps_per_epoch": config.search.steps})
     training.scheduler = {"_target_": "asr.searching.range_test.exponential", "high": high}
     return training
@@ -122,8 +122,8 @@ def range_config(config: DictConfig, low: float, high: float) -> DictConfig:
 def measure(run: Experiment, smoothing: float, diverged_at: float) -> Curve:
     """Train until the rate is at its highest or the loss has diverged.
 
-    smoothing:   share of the past in the smoothed loss, whose start is corrected for its pull towards zero
-    diverged_at: how many times its lowest the smoothed loss may be
+    smoothing:   factor of the exponential moving average of the loss, which is bias-corrected as in Adam
+    diverged_at: multiple of its minimum above which the smoothed loss counts as diverged
     """
     model = run.recognizer.model.train()
     points: list[Point] = []
@@ -145,7 +145,7 @@ def measure(run: Experiment, smoothing: float, diverged_at: float) -> Curve:
 
 
 def steepest_descent(points: list[Point]) -> float | None:
-    """The rate at which the smoothed loss falls fastest, by the logarithm of the rate; None if it falls nowhere."""
+    """Return the rate at which the smoothed loss falls fastest per log rate; None if it falls nowhere."""
     if len(points) < FEWEST_POINTS:
         return None
     slopes = np.gradient([p.smoothed for p in points], np.log([p.learning_rate for p in points]))
@@ -154,23 +154,24 @@ def steepest_descent(points: list[Point]) -> float | None:
 
 
 def suggestion(curve: Curve, steepest: float | None) -> float | None:
-    """The highest rate to train with: a tenth of that where the loss breaks out; else that of the steepest descent.
+    """Return the highest rate to train with: a tenth of the diverging rate or, if none, that of the steepest descent.
 
-    With CTC the steepest descent is the fall onto the plateau of blanks, for which rates do that are far too low later.
+    With CTC the steepest descent is the fall to the plateau where the model outputs blanks only. Rates that suffice for
+    it are far too low afterwards, so the diverging rate comes first.
     """
     return curve.diverged_at / 10 if curve.diverged_at else steepest
 
 
 def write_curve(curve: Curve, steepest: float | None, directory: Path) -> list[Path]:
-    """lr_range.tsv and lr_range.png."""
+    """Write lr_range.tsv and lr_range.png."""
     table = write_table([point._asdict() for point in curve.points], directory / "lr_range.tsv")
-    picture = directory / "lr_range.png"
-    draw(curve, steepest).savefig(picture)
-    return [table, picture]
+    plot = directory / "lr_range.png"
+    plot_curve(curve, steepest).savefig(plot)
+    return [table, plot]
 
 
-def draw(curve: Curve, steepest: float | None) -> Figure:
-    """The loss by the learning rate, with the marks that the suggestion names."""
+def plot_curve(curve: Curve, steepest: float | None) -> Figure:
+    """Plot the loss by the learning rate, and mark the rates of divergence and of the steepest descent."""
     figure = new_figure(5.0)
     ax = figure.subplots()
     rates = [point.learning_rate for point in curve.points]
@@ -189,18 +190,18 @@ def draw(curve: Curve, steepest: float | None) -> Figure:
 
 
 def print_suggestion(curve: Curve, steepest: float | None, high: float) -> None:
-    """What the curve says, with the rules it was read by."""
-    told = "none: the loss falls nowhere; try another low and high, or more steps"
+    """Print the suggested rate, and the rules by which it was chosen."""
+    suggested = "none: the loss falls nowhere; try another low and high, or more steps"
     if curve.diverged_at:
-        told = f"{curve.diverged_at / 10:.2g} as the highest rate: a tenth of that where the loss breaks out"
+        suggested = f"{curve.diverged_at / 10:.2g} as the highest rate: a tenth of the rate at which the loss diverges"
     elif steepest is not None:
-        told = f"{steepest:.2g} as the highest rate: the smoothed loss falls fastest there"
+        suggested = f"{steepest:.2g} as the highest rate: the smoothed loss falls fastest there"
     print_facts(
         {
-            "suggestion": told,
-            "breaks out": f"at {curve.diverged_at:.2g}" if curve.diverged_at else f"not up to {high:g}",
-            "falls fastest": f"at {steepest:.2g}; with CTC that is the fall onto blanks" if steepest else "nowhere",
+            "suggestion": suggested,
+            "diverges": f"at {curve.diverged_at:.2g}" if curve.diverged_at else f"not up to {high:g}",
+            "falls fastest": f"at {steepest:.2g}; with CTC that is the fall to all blanks" if steepest else "nowhere",
             "source": "Smith 2015, Cyclical Learning Rates, section 3.3: the range from where the loss begins to fall "
-            "to where it gets ragged; steepest descent and a tenth of the divergence point are the usual readings",
+            "to where it becomes ragged; common choices are the steepest descent and a tenth of the diverging rate",
         }
     )

@@ -1,9 +1,8 @@
-"""What a study has found: a line a trial, the best trials, trials.tsv, Optuna's plots as pictures and as a page."""
+"""The results of a study: a line per trial, the best trials, trials.tsv, and Optuna's plots as PNGs and a page."""
 
 import csv
 import logging
 import warnings
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import optuna
-import optuna.visualization.matplotlib as pictures
-from optuna import visualization as pages
+import optuna.visualization.matplotlib as matplotlib_plots
+from optuna import visualization as plotly_plots
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 from rich.text import Text
@@ -24,31 +23,31 @@ from asr.searching.space import show_setting
 from asr.searching.study import by_place
 from asr.searching.trial import BASELINE, EPOCHS, LAST_VALUE, REASON, RUN_ID, SECONDS
 
-SHOWN = 10  # trials in the table of the best
+SHOWN = 10  # trials in the table of the best trials
 PLOTS = ("optimization_history", "param_importances", "slice", "parallel_coordinate", "intermediate_values")
 
 
 def state_name(trial: FrozenTrial) -> str:
-    """complete, pruned, diverged, failed, running or waiting."""
+    """Return complete, pruned, diverged, failed, running or waiting."""
     if trial.state == TrialState.PRUNED:
         return "diverged" if trial.user_attrs.get(REASON, "").startswith("diverged") else "pruned"
     return {TrialState.FAIL: "failed"}.get(trial.state, trial.state.name.lower())
 
 
 def metric_of(trial: FrozenTrial) -> float | None:
-    """The metric: of the epoch that best.pt is of or, where the trial was ended early, of its last."""
+    """Return the metric in the epoch of best.pt or, if the trial ended early, in its last epoch."""
     return trial.value if trial.state == TrialState.COMPLETE else trial.user_attrs.get(LAST_VALUE)
 
 
 def show_value(value: float | None, metric: str) -> str:
-    """Error rates in percent."""
+    """Format a value of the metric; error rates are given in percent."""
     if value is None:
         return "-"
     return f"{value:.2%}" if metric.endswith(("cer", "wer")) else f"{value:.4g}"
 
 
 def trial_line(number: int, trial: FrozenTrial, metric: str) -> str:
-    """How a trial ended."""
+    """Return the line that says how a trial ended."""
     values = "  ".join(f"{key}={show_setting(value)}" for key, value in trial.params.items())
     reason = trial.user_attrs.get(REASON, "")
     state = reason if state_name(trial) in ("pruned", "diverged") else state_name(trial)
@@ -57,7 +56,7 @@ def trial_line(number: int, trial: FrozenTrial, metric: str) -> str:
 
 
 def trial_rows(study: optuna.Study, metric: str) -> list[dict[str, Any]]:
-    """A row for each trial, in order. The metric of a trial that was ended early is that of its last epoch."""
+    """Return a row for each trial, in order; the metric of a trial that ended early is that of its last epoch."""
     trials = by_place(study)
     keys = sorted({key for trial in trials.values() for key in trial.params})
     return [
@@ -77,7 +76,7 @@ def trial_rows(study: optuna.Study, metric: str) -> list[dict[str, Any]]:
 
 
 def print_best(study: optuna.Study, metric: str) -> FrozenTrial | None:
-    """A table of the best complete trials; returns the best, if any is complete."""
+    """Print a table of the best complete trials, and return the best or None if none is complete."""
     trials = by_place(study)
     complete = sorted(
         (trial.value, number) for number, trial in trials.items()
@@ -104,14 +103,14 @@ def print_best(study: optuna.Study, metric: str) -> FrozenTrial | None:
     value, best = complete[0]
     for number, trial in trials.items():
         if BASELINE in trial.user_attrs and trial.state == TrialState.COMPLETE:
-            told = f"Trial {number} is the config as it is: {metric} {show_value(trial.value, metric)}."
-            better = f" Trial {best} has {show_value(value, metric)}" if best != number else " No trial was better"
-            console.print(f"{told}{better}.", soft_wrap=True)
+            own = f"Trial {number} is the config as it is: {metric} {show_value(trial.value, metric)}."
+            better = f"Trial {best} has {show_value(value, metric)}" if best != number else "No trial was better"
+            console.print(f"{own} {better}.", soft_wrap=True)
     return trials[best]
 
 
 def is_current(study: optuna.Study, directory: Path) -> bool:
-    """Whether the report in the directory is of all the trials that the study has."""
+    """Return whether the report in the directory covers all trials of the study."""
     page, table = directory / "study.html", directory / "trials.tsv"
     if not (page.is_file() and table.is_file()):
         return False
@@ -121,7 +120,7 @@ def is_current(study: optuna.Study, directory: Path) -> bool:
 
 
 def write_report(study: optuna.Study, directory: Path, metric: str) -> list[Path]:
-    """trials.tsv, PLOT.png and study.html; says in a line what could not be drawn."""
+    """Write trials.tsv, PLOT.png and study.html; print a line for each plot that cannot be drawn."""
     written = [write_table(trial_rows(study, metric), directory / "trials.tsv")]
     study = numbered_by_place(study)
     divisions: list[str] = []
@@ -129,9 +128,9 @@ def write_report(study: optuna.Study, directory: Path, metric: str) -> list[Path
     for name in PLOTS:
         named = {} if name == "intermediate_values" else {"target_name": metric}
         try:
-            refuse_too_few(study, name)
-            written.append(write_picture(getattr(pictures, f"plot_{name}"), study, directory / f"{name}.png", named))
-            figure = getattr(pages, f"plot_{name}")(study, **named)
+            require_complete_trials(study, name)
+            written.append(write_plot(study, name, directory / f"{name}.png", named))
+            figure = getattr(plotly_plots, f"plot_{name}")(study, **named)
             divisions.append(figure.to_html(full_html=False, include_plotlyjs=not divisions))
         except (ValueError, RuntimeError, ImportError) as error:
             missing[name] = first_line(error)
@@ -145,7 +144,7 @@ def write_report(study: optuna.Study, directory: Path, metric: str) -> list[Path
 
 
 def numbered_by_place(study: optuna.Study) -> optuna.Study:
-    """A copy for the plots, whose trials have the numbers of our tables; those that did not end are left out."""
+    """Return a copy for the plots, with trials numbered as in our tables and without those that have not ended."""
     trials = by_place(study)
     copy = optuna.create_study(study_name=study.study_name, direction=study.direction)
     for number in range(max(trials, default=-1) + 1):
@@ -155,21 +154,21 @@ def numbered_by_place(study: optuna.Study) -> optuna.Study:
     return copy
 
 
-def refuse_too_few(study: optuna.Study, plot: str) -> None:
-    """ValueError where Optuna would draw an empty plot: importances need two complete trials, the others one."""
+def require_complete_trials(study: optuna.Study, plot: str) -> None:
+    """Raise a ValueError where Optuna would draw an empty plot: importances need two complete trials, others one."""
     complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     needed = 2 if plot == "param_importances" else 1
     if complete < needed:
         raise ValueError(f"it needs {needed} complete trials, there are {complete}")
 
 
-def write_picture(plot: Callable[..., Any], study: optuna.Study, path: Path, named: dict[str, str]) -> Path:
-    """Optuna draws by pyplot and changes its style; neither a window nor the style is left."""
+def write_plot(study: optuna.Study, name: str, path: Path, named: dict[str, str]) -> Path:
+    """Write a plot of Optuna's as a PNG, undoing its changes to pyplot's style and figures."""
     plt.switch_backend("Agg")
-    logging.getLogger("matplotlib.category").setLevel(logging.WARNING)  # choices that are numbers are words to Optuna
+    logging.getLogger("matplotlib.category").setLevel(logging.WARNING)  # Optuna plots numeric choices as categories
     with plt.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of matplotlib, about layouts that Optuna chose
-        figure = np.ravel(plot(study, **named))[0].figure
+        warnings.simplefilter("ignore")  # matplotlib's, about the layouts that Optuna chose
+        figure = np.ravel(getattr(matplotlib_plots, f"plot_{name}")(study, **named))[0].figure
         figure.savefig(path, dpi=100, bbox_inches="tight")
         plt.close(figure)
     return path

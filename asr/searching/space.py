@@ -1,4 +1,4 @@
-"""The search space of conf/search: what a trial draws, what is set along with it, and the training that results."""
+"""The search space of conf/search: the settings that a trial draws, those tied to them, and the resulting config."""
 
 import copy
 import re
@@ -15,29 +15,29 @@ from asr.config.naming import EXECUTION_KEYS, identifying_overrides
 from asr.errors import InputError, first_line
 from asr.settings import within
 
-OWN_NODES = ("search", "study")  # of the search; the rest of its config is that of asr.train
+OWN_NODES = ("search", "study")  # the settings of the search; the rest of its config is that of asr.train
 RANGE_FIELDS, CHOICE_FIELDS = {"key", "low", "high", "log", "step", "int"}, {"key", "choices"}
 TIED_FIELDS = {"key", "value"}
-_TWICE = "search: {key} stands twice in its space and its ties; each key may be set once"
+_TWICE = "search: {key} occurs twice in search.space and search.tied; each key may be set once"
 Values = Mapping[str, Any]
 """Settings by dotted key."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A setting that is searched, by its dotted key."""
+    """A searched setting, by its dotted key."""
 
     key: str
     distribution: BaseDistribution
 
     @property
     def edges(self) -> list[Any]:
-        """Every choice, or the ends of the range."""
+        """Return every choice, or both ends of the range."""
         d = self.distribution
         return list(d.choices) if isinstance(d, CategoricalDistribution) else [d.low, d.high]  # type: ignore[attr-defined]
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """The trial's value."""
+        """Draw the value of a trial."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             return trial.suggest_categorical(self.key, d.choices)
@@ -47,14 +47,14 @@ class Parameter:
         return trial.suggest_float(self.key, d.low, d.high, step=d.step, log=d.log)
 
     def holds(self, value: Any) -> bool:
-        """Whether a trial may have the value."""
+        """Return whether the space contains the value."""
         if isinstance(self.distribution, CategoricalDistribution):
             return value in self.distribution.choices
         low, high = self.edges
         return type(value) in (int, float) and low <= value <= high
 
     def describe(self) -> str:
-        """For the plan."""
+        """Return a line for the plan."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             return f"{self.key}: {', '.join(_text(choice) for choice in d.choices)}"
@@ -65,30 +65,30 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """tied: name in search.tied by the key that it sets."""
+    """The searched settings, and for each key that is tied to them its name in search.tied."""
 
     parameters: tuple[Parameter, ...]
     tied: dict[str, str]
 
     def corners(self) -> list[dict[str, Any]]:
-        """As few trials as hold every edge of every parameter once."""
+        """Return the fewest trials that contain every edge of every parameter."""
         count = max(len(parameter.edges) for parameter in self.parameters)
         return [{p.key: p.edges[min(number, len(p.edges) - 1)] for p in self.parameters} for number in range(count)]
 
 
 def read_space(config: DictConfig, typed: Sequence[str]) -> Space:
-    """The space that config.search describes.
+    """Return the space that config.search describes.
 
-    typed:  overrides of the command line; none may set what the search sets
-    raises: InputError for a key that the composed config lacks or that stands twice, and for an impossible range
+    typed:  overrides of the command line, which must not set what the search sets
+    raises: InputError if a key is unknown, occurs twice or is in `typed`, or a range is invalid
     """
     training = training_config(config)
     nodes: Any = OmegaConf.to_container(config.search.get("space") or OmegaConf.create(), resolve=True)
     if not nodes:
-        raise InputError("search.space is empty: it must name a setting at least, as conf/search/lr.yaml does")
+        raise InputError("search.space is empty: it must name at least one setting, as conf/search/lr.yaml does")
     parameters = tuple(_parameter(name, node) for name, node in nodes.items())
     for parameter in parameters:
-        _refuse_unknown(training, parameter.key)
+        _validate_key(training, parameter.key)
     tied = _tied(config, training)
     keys = [*(parameter.key for parameter in parameters), *tied]
     typed_keys = {override.lstrip("+~").partition("=")[0] for override in typed}
@@ -97,8 +97,8 @@ def read_space(config: DictConfig, typed: Sequence[str]) -> Space:
             raise InputError(_TWICE.format(key=key))
         if key in typed_keys:
             raise InputError(
-                f"{key} is given on the command line, but this search sets it in every trial: take it off the command "
-                "line, or out of the file in conf/search"
+                f"{key} is given on the command line, but this search sets it in every trial: remove it from the "
+                "command line, or from the file in conf/search"
             )
     return Space(parameters, tied)
 
@@ -119,7 +119,7 @@ def _parameter(name: str, node: Any) -> Parameter:
 
 
 def _distribution(node: dict[str, Any]) -> BaseDistribution:
-    """ValueError or TypeError for what Optuna refuses."""
+    """Return Optuna's distribution for a node of the space; raise ValueError or TypeError if it is invalid."""
     if "choices" in node:
         choices = node["choices"]
         if not isinstance(choices, list) or not all(
@@ -146,7 +146,7 @@ def _tied(config: DictConfig, training: DictConfig) -> dict[str, str]:
     for name, node in (config.search.get("tied") or {}).items():
         if set(node) != TIED_FIELDS:
             raise InputError(f"search.tied.{name}: it must have key and value")
-        _refuse_unknown(training, node.key)
+        _validate_key(training, node.key)
         if node.key in tied:
             raise InputError(_TWICE.format(key=node.key))
         tied[node.key] = str(name)
@@ -159,24 +159,24 @@ def _present(config: DictConfig, key: str) -> bool:
     return OmegaConf.is_dict(level) and name in level
 
 
-def _refuse_unknown(training: DictConfig, key: str) -> None:
-    """InputError unless the key is a single setting that decides what a run computes."""
+def _validate_key(training: DictConfig, key: str) -> None:
+    """Raise an InputError unless the key is a single setting that affects what a run computes."""
     if not _present(training, key):
         raise InputError(f"search: {no_such_setting(training, key)}")
     if OmegaConf.is_config(OmegaConf.select(training, key)):
         raise InputError(f"search: {key} is not a single setting; search its settings, such as {key}.NAME")
     if within(key, EXECUTION_KEYS):
-        raise InputError(f"search: {key} says how a run is carried out, not what it computes; search another setting")
+        raise InputError(f"search: {key} sets how a run is executed, not what it computes; search another setting")
 
 
 def baseline(config: DictConfig, space: Space) -> dict[str, Any] | None:
-    """The values that the config itself has, for a trial to compare the others with; None if the space lacks one."""
+    """Return the values of the config itself, for a trial to compare with; None if one is outside the space."""
     own = {p.key: OmegaConf.select(config, p.key) for p in space.parameters}
     return own if all(p.holds(own[p.key]) for p in space.parameters) else None
 
 
 def space_facts(config: DictConfig, space: Space) -> dict[str, str]:
-    """For the plan: what is searched, and what is set along with it."""
+    """Return the lines of the plan about the searched and the tied settings."""
     ties: Any = OmegaConf.to_container(config.search.get("tied") or OmegaConf.create(), resolve=False)
     facts = {
         "space": "\n".join(parameter.describe() for parameter in space.parameters),
@@ -186,14 +186,14 @@ def space_facts(config: DictConfig, space: Space) -> dict[str, str]:
 
 
 def training_config(config: DictConfig) -> DictConfig:
-    """The config as asr.train would compose it, with the directory of the search."""
+    """Return the config as asr.train would compose it, with the output directory of the search."""
     training = OmegaConf.masked_copy(copy.deepcopy(config), [str(key) for key in config if key not in OWN_NODES])
-    training.output_dir = config.output_dir  # whose name is made from the search's own settings
+    training.output_dir = config.output_dir  # its name depends on the settings of the search
     return training
 
 
 def trial_settings(config: DictConfig, space: Space, values: Values) -> dict[str, Any]:
-    """The values that a trial has drawn, and those that are tied to them."""
+    """Return the values that a trial has drawn, and those tied to them."""
     drawn = copy.deepcopy(config)
     for key, value in values.items():
         OmegaConf.update(drawn, key, value)
@@ -201,7 +201,7 @@ def trial_settings(config: DictConfig, space: Space, values: Values) -> dict[str
 
 
 def with_settings(config: DictConfig, settings: Values) -> DictConfig:
-    """A training config with these settings."""
+    """Return the training config with these settings."""
     training = training_config(config)
     for key, value in settings.items():
         OmegaConf.update(training, key, value)
@@ -209,20 +209,20 @@ def with_settings(config: DictConfig, settings: Values) -> DictConfig:
 
 
 def train_overrides(overrides: Sequence[str], settings: Values) -> list[str]:
-    """What makes asr.train train with these settings, from the overrides of the search."""
+    """Return the overrides with which asr.train uses these settings, given the overrides of the search."""
     kept = [o for o in overrides if o.lstrip("+~").partition("=")[0].split(".")[0] not in OWN_NODES]
     return identifying_overrides([*kept, *(f"{key}={_text(value)}" for key, value in settings.items())])
 
 
 def show_setting(value: Any) -> str:
-    """Short, for tables; commands have all digits."""
+    """Return a short text for tables; commands have all digits."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return "null" if value is None else str(value)
 
 
 def _text(value: Any) -> str:
-    """As Hydra reads it back: the same value of the same type."""
+    """Return a text that Hydra parses to the same value of the same type."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str) and (

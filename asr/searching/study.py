@@ -1,4 +1,4 @@
-"""Optuna studies: their storage, sampler and pruner, and what they were started with."""
+"""Optuna studies: their storage, sampler and pruner, and the config that they were started with."""
 
 import time
 import warnings
@@ -24,20 +24,18 @@ from asr.config.naming import NOT_COMPARED
 from asr.errors import InputError, first_line, mask
 from asr.settings import differences
 
-RECORD, RUNS = (
-    "record",
-    "mlflow_runs",
-)  # attributes of a study: what it was started with; its MLflow run by tracking.uri
-SURPLUS = "surplus"  # of a trial: two processes began the last one at the same moment, and this one gave way
-SILENT_HEARTBEATS = 3  # after so many a trial counts as dead
+# Attributes of a study: the config that it was started with, and its MLflow run by tracking.uri.
+RECORD, RUNS = "record", "mlflow_runs"
+SURPLUS = "surplus"  # attribute of a trial that gave way: two processes started the last one at the same moment
+SILENT_HEARTBEATS = 3  # a trial counts as dead after so many missing heartbeats
 WAIT_FOR_RECORD_SECONDS = 60.0
 
 
 def by_place(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """The trials of a study by their places 0, 1, 2, ..., each as it was last taken up.
+    """Return the trials of a study by their places 0, 1, 2, ..., each in its latest attempt.
 
-    Optuna gives a trial that is taken up again a new number. Its place is that of its first number among all first
-    numbers, so the places of a study that was stopped are those of one that was not.
+    Optuna gives a resumed trial a new number. The place of a trial is the rank of its first number among all first
+    numbers, so a study has the same places whether it was interrupted or not.
     """
     latest: dict[int, FrozenTrial] = {}
     for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
@@ -47,7 +45,7 @@ def by_place(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 
 def place(study: optuna.Study, number: int) -> int:
-    """The place of the trial that has this number now, or had it before it was taken up again."""
+    """Return the place of the trial that has this number in any of its attempts."""
     first = _first_number(study.get_trials(deepcopy=False)[number])
     return next(place for place, trial in by_place(study).items() if _first_number(trial) == first)
 
@@ -57,9 +55,9 @@ def _first_number(trial: FrozenTrial) -> int:
 
 
 class SeededByTrial(BaseSampler):
-    """TPE whose random numbers come from (seed, place of the trial).
+    """Sample by TPE with a generator seeded by (seed, place of the trial).
 
-    So a study that is stopped and resumed draws what it would have drawn, and processes that share it draw apart.
+    A study that is stopped and resumed thus draws the same values, and processes that share it draw different ones.
     """
 
     def __init__(self, seed: int, random_trials: int) -> None:
@@ -91,7 +89,7 @@ class SeededByTrial(BaseSampler):
 
 
 def make_pruner(settings: DictConfig, epochs: int) -> BasePruner:
-    """The pruner of study.pruner. Optuna's steps are our epochs, counted from 1."""
+    """Return the pruner that study.pruner names. Optuna's steps are epochs, counted from 1."""
     if settings.pruner == "median":
         return MedianPruner(n_startup_trials=settings.startup_trials, n_warmup_steps=settings.warmup_epochs)
     if settings.pruner == "hyperband":
@@ -101,7 +99,7 @@ def make_pruner(settings: DictConfig, epochs: int) -> BasePruner:
 
 @contextmanager
 def storage_errors(url: str, *others: type[BaseException]) -> Iterator[None]:
-    """Makes what the storage raises a paragraph, and what `others` it may raise at its start."""
+    """Turn errors of the storage, and `others` that may occur while it is opened, into an InputError."""
     expected: tuple[type[BaseException], ...] = (SQLAlchemyError, StorageInternalError, *others)
     try:
         yield
@@ -109,13 +107,13 @@ def storage_errors(url: str, *others: type[BaseException]) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         raise InputError(
             f"study.storage={mask(url)}: {first_line(cause)}. It must be a database that can be reached and "
-            "written: sqlite:///FILE on this machine, postgresql://USER@HOST/NAME for several (its driver comes with "
-            "pip install -e .[postgres]). The same command goes on with a study that this has stopped"
+            "written: sqlite:///FILE on this machine, postgresql://USER@HOST/NAME for several (pip install "
+            "-e .[postgres] installs its driver). The same command resumes a study that this error has stopped"
         ) from error
 
 
 def database_file(url: str) -> Path | None:
-    """The file of sqlite:///FILE; None for another database.
+    """Return the file of sqlite:///FILE; None for another database.
 
     raises: InputError if the URL is malformed
     """
@@ -124,42 +122,42 @@ def database_file(url: str) -> Path | None:
     if parsed.get_backend_name() != "sqlite":
         return None
     if not parsed.database or parsed.database == ":memory:" or Path(parsed.database).is_dir():
-        raise InputError(f"study.storage={url}: a database in a file is sqlite:///FILE")
+        raise InputError(f"study.storage={url}: an SQLite database must be a file: sqlite:///FILE")
     return Path(parsed.database).absolute()
 
 
-def open_storage(url: str, heartbeat_seconds: int, retry: RetryHeartbeatStaleTrialCallback) -> RDBStorage:
-    """Connects, and makes the tables in an empty database; where several processes do so at once, one after the other.
+def open_storage(settings: DictConfig) -> RDBStorage:
+    """Connect to study.storage, and create its tables if it is empty; several processes may do so at once.
 
     raises: InputError if the URL is malformed, its driver is missing or the database cannot be reached
     """
-    file = database_file(url)
-    engine: dict[str, Any] = {"connect_args": {"timeout": 60}} if file else {"pool_pre_ping": True}  # sqlite: a
-    # writer waits so many seconds for the others; a server: a connection that was lost while a trial ran is renewed
+    url, file = settings.storage, database_file(settings.storage)
+    # SQLite: wait so many seconds for other writers. A server: renew connections that were lost during a trial.
+    engine: dict[str, Any] = {"connect_args": {"timeout": 60}} if file else {"pool_pre_ping": True}
 
     def connect() -> RDBStorage:
         return RDBStorage(
             f"sqlite:///{file}" if file else url,
             engine,
-            heartbeat_interval=heartbeat_seconds,
-            grace_period=SILENT_HEARTBEATS * heartbeat_seconds,
-            heartbeat_stale_trial_callback=retry,
+            heartbeat_interval=settings.heartbeat_seconds,
+            grace_period=SILENT_HEARTBEATS * settings.heartbeat_seconds,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=settings.retries),
         )
 
-    with storage_errors(url, ImportError, OSError, RuntimeError):  # no driver, no folder, another version's tables
+    with storage_errors(url, ImportError, OSError, RuntimeError):  # no driver, no folder, tables of another version
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{file}.lock", timeout=120):
                 return connect()
         try:
             return connect()
-        except (IntegrityError, ProgrammingError):  # another process was just making the tables
+        except (IntegrityError, ProgrammingError):  # another process is creating the tables
             time.sleep(2)
             return connect()
 
 
 def find_study(storage: RDBStorage, name: str, sampler: BaseSampler, pruner: BasePruner) -> optuna.Study | None:
-    """The study of this name, if there is one."""
+    """Return the study of this name, or None if there is none."""
     try:
         return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
     except KeyError:
@@ -167,9 +165,9 @@ def find_study(storage: RDBStorage, name: str, sampler: BaseSampler, pruner: Bas
 
 
 def create_or_wait(storage: RDBStorage, name: str, sampler: BaseSampler, pruner: BasePruner) -> optuna.Study:
-    """Creates the study, or waits until the process that did so at the same moment has set its RECORD.
+    """Create the study, or wait until the process that created it at the same moment has set its RECORD.
 
-    A study that comes back without a RECORD is the caller's to begin: it is new, or its creator has died.
+    A study that is returned without a RECORD must be started by the caller: it is new, or its creator has died.
     """
     try:
         return optuna.create_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
@@ -181,24 +179,24 @@ def create_or_wait(storage: RDBStorage, name: str, sampler: BaseSampler, pruner:
         return study
 
 
-def abandon(storage: RDBStorage, study: optuna.Study) -> None:
-    """Deletes a study that could not be begun: other calls would wait for its RECORD."""
+def delete_unstarted(storage: RDBStorage, study: optuna.Study) -> None:
+    """Delete a study that could not be started, as other processes would wait for its RECORD."""
     if RECORD not in study.user_attrs:
         optuna.delete_study(study_name=study.study_name, storage=storage)
 
 
-def refuse_another(study: optuna.Study, record: Mapping[str, Any]) -> None:
-    """InputError if the study was started with another space or config."""
+def validate_record(study: optuna.Study, record: Mapping[str, Any]) -> None:
+    """Raise an InputError if the study was started with another space or config."""
     differing = differences(study.user_attrs.get(RECORD, record), record, ignore=NOT_COMPARED)
     if differing:
         raise InputError(
             f"study {study.study_name} was started with another search or config ({'; '.join(differing)}): its trials "
-            "could not be compared with new ones. Only the same command goes on with it; another study.name starts "
-            "another study"
+            "could not be compared with new ones. Only the same command resumes it; another study.name starts a new "
+            "study"
         )
 
 
 def quiet_optuna() -> None:
-    """We print our own lines; what Optuna calls experimental is what its documentation recommends for our case."""
+    """Silence Optuna's log, which ours replaces, and its warnings about the experimental features used here."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)

@@ -1,4 +1,4 @@
-"""One trial of a study: a training without its test, whose dev scores the pruner sees epoch by epoch."""
+"""One trial of a study: a training without a test, whose dev scores are reported to the pruner after each epoch."""
 
 import math
 import shlex
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from omegaconf import DictConfig
@@ -25,29 +25,41 @@ from asr.training.state import EpochRecord, TrainState
 METRICS = tuple(field.name for field in fields(EpochRecord) if field.name not in ("epoch", "step"))
 # Attributes of a trial in Optuna's storage.
 EPOCHS, SECONDS, REASON, RUN_ID, BASELINE = "epochs", "seconds", "reason", "mlflow_run", "baseline"
-LAST_VALUE = "last_value"  # the metric in the last epoch; what Optuna calls a pruned trial's value is that of pruned_by
+LAST_VALUE = (
+    "last_value"  # study.metric in the last epoch; the value that Optuna gives a pruned trial is study.pruned_by
+)
+
+
+class Search(NamedTuple):
+    """A search: its composed config, the job that runs it, and its space."""
+
+    config: DictConfig
+    job: Job
+    space: Space
 
 
 def train_command(job: Job, settings: Mapping[str, Any]) -> str:
-    """What makes the same training by hand, with its test."""
+    """Return the command that runs the same training, with its test."""
     return shlex.join(["python", "-m", "asr.train", *train_overrides(job.overrides, settings)])
 
 
-def train_trial(trial: optuna.Trial, number: int, config: DictConfig, job: Job, space: Space, parent: str) -> float:
-    """Trains with the trial's values, in the trial's own directory, and goes on there if it was begun before.
+def train_trial(trial: optuna.Trial, number: int, search: Search, parent: str) -> float:
+    """Train with the values of the trial in a directory of its own, resuming there if it was started before.
 
-    parent:  the MLflow run of the study
-    returns: the metric in the epoch that best.pt is of
-    raises:  TrialPruned if the pruner ends it or its loss is not finite; InputError for any other mistake
+    number:  the place of the trial in the study
+    parent:  the id of the study's MLflow run
+    returns: study.metric in the epoch that best.pt was saved in
+    raises:  TrialPruned if the pruner ends the trial or its loss is not finite; InputError for any other mistake
     """
+    config, job, space = search
     settings = trial_settings(config, space, {p.key: p.suggest(trial) for p in space.parameters})
     training = with_settings(config, settings)
     directory = Path(config.output_dir) / f"trial-{number:04}"
     training.output_dir = str(directory)
     overrides = train_overrides(job.overrides, settings)
     job = Job(f"{job.name}/{directory.name}", job.choices, overrides, train_command(job, settings))
-    told = "  ".join(f"{key}={show_setting(value)}" for key, value in settings.items())
-    console.print(f"trial {number}: {told}{' (the baseline)' if BASELINE in trial.user_attrs else ''}", soft_wrap=True)
+    shown = "  ".join(f"{key}={show_setting(value)}" for key, value in settings.items())
+    console.print(f"trial {number}: {shown}{' (the baseline)' if BASELINE in trial.user_attrs else ''}", soft_wrap=True)
 
     run = build_experiment(training)
     state = TrainState(run.recognizer.model, run.optimizer, run.scheduler)
@@ -58,9 +70,9 @@ def train_trial(trial: optuna.Trial, number: int, config: DictConfig, job: Job, 
         tracked = stack.enter_context(open_tracked(training, run, job, journal, **tags))
         trial.set_user_attr(RUN_ID, tracked.run_id)
         monitor = TrialMonitor(run, state, directory, tracked)
-        monitor.follow(trial, config.study)
+        monitor.report_to(trial, config.study)
         try:
-            monitor.catch_up(state)
+            monitor.report_earlier_epochs(state)
             train(run, state, monitor)
             value = objective(state.history, config.study.metric, training.monitor)
             tracked.log_metrics({"objective": value}, state.step)
@@ -69,16 +81,16 @@ def train_trial(trial: optuna.Trial, number: int, config: DictConfig, job: Job, 
             end_early(trial, state, tracked, stop)
             raise optuna.TrialPruned from stop
         finally:
-            trial.set_user_attr(RUN_ID, tracked.run_id)  # again: MLflow may have answered later only
+            trial.set_user_attr(RUN_ID, tracked.run_id)  # again, as MLflow may not have answered at the start
             trial.set_user_attr(EPOCHS, state.epoch)
             trial.set_user_attr(LAST_VALUE, state.history[-1][config.study.metric] if state.history else None)
             trial.set_user_attr(SECONDS, sum(r["train_wall_seconds"] + r["dev_wall_seconds"] for r in state.history))
 
 
 def end_early(trial: optuna.Trial, state: TrainState, tracked: Run, stop: Exception) -> None:
-    """Marks a trial that the pruner ended (MLflow: KILLED) or that diverged (FAILED).
+    """Mark a trial that the pruner ended (KILLED in MLflow) or that diverged (FAILED).
 
-    For Optuna both are pruned: of trials that failed its sampler would learn nothing.
+    In Optuna both are pruned, as its sampler ignores failed trials.
     """
     if isinstance(stop, DivergedError):
         trial.set_user_attr(REASON, f"diverged after epoch {state.epoch}: {stop}")
@@ -91,20 +103,20 @@ def end_early(trial: optuna.Trial, state: TrainState, tracked: Run, stop: Except
 
 
 def objective(history: Sequence[Mapping[str, Any]], metric: str, monitor: str) -> float:
-    """The metric in the first epoch with the lowest monitored dev score, which best.pt is of."""
+    """Return the metric in the first epoch with the lowest monitored dev score, in which best.pt was saved."""
     return float(min(history, key=lambda record: record[f"dev_{monitor}"])[metric])
 
 
 class TrialMonitor(TrainingMonitor):
-    """A training's monitor that tells Optuna of every finished epoch, and asks it whether to go on."""
+    """Report every finished epoch to Optuna too, and stop if it prunes the trial."""
 
-    def follow(self, trial: optuna.Trial, study: DictConfig) -> None:
-        """Report to this trial of a study; the pruner compares study.pruned_by."""
+    def report_to(self, trial: optuna.Trial, study: DictConfig) -> None:
+        """Set the trial to report to; the pruner compares study.pruned_by."""
         self.trial, self.key = trial, study.pruned_by
         self.finite = (study.pruned_by, study.metric, f"dev_{self.config['monitor']}")
 
-    def catch_up(self, state: TrainState) -> None:
-        """Report the epochs of an earlier start; only of the last is it unknown whether the pruner was asked."""
+    def report_earlier_epochs(self, state: TrainState) -> None:
+        """Report the epochs before a resume; the pruner may not have judged the last of them yet."""
         for record in state.history:
             self.trial.report(record[self.key], record["epoch"])
         if state.history:
@@ -121,7 +133,7 @@ class TrialMonitor(TrainingMonitor):
         self._judge(record)
 
     def _judge(self, record: Mapping[str, Any]) -> None:
-        """A trial that has done all its epochs is never pruned, nor is the baseline."""
+        """Raise if a score is not finite or the pruner ends the trial; never prune the last epoch or the baseline."""
         for key in self.finite:
             if not math.isfinite(record[key]):
                 raise DivergedError(f"{key} is {record[key]}")

@@ -24,8 +24,8 @@ class PublishedDeepSpeech2(nn.Module):
             self.convs.append(nn.Sequential(time_major, nn.BatchNorm2d(norm.num_features), nn.Hardtanh(0, 20)))
         if model.conv_norm is not None:
             self.convs.append(nn.Sequential(nn.BatchNorm2d(model.conv_norm.num_features), nn.ReLU()))
-        sizes = [gru.ahead.input_size for gru in model.grus]
-        hidden = model.grus[0].ahead.hidden_size
+        sizes = [gru.forward_gru.input_size for gru in model.grus]
+        hidden = model.grus[0].forward_gru.hidden_size
         self.grus = nn.ModuleList(nn.GRU(size, hidden, bidirectional=True, batch_first=True) for size in sizes)
         self.norm = nn.LayerNorm(2 * hidden) if isinstance(model.output_norm, nn.LayerNorm) else nn.Identity()
         self.output = nn.Linear(2 * hidden, model.output.out_features)

@@ -247,5 +247,12 @@ def flop(model: DeepSpeech2, batch: Batch) -> float:
         forward = 2 * utterances * height * frames * conv.weight.numel()
         total += forward * (3 if number else 2)
     for gru in model.grus:
-        total += 3 * 2 * utterances * frames * 2 * (gru.ahead.weight_ih_l0.numel() + gru.ahead.weight_hh_l0.numel())
+        total += (
+            3
+            * 2
+            * utterances
+            * frames
+            * 2
+            * (gru.forward_gru.weight_ih_l0.numel() + gru.forward_gru.weight_hh_l0.numel())
+        )
     return total

@@ -1,4 +1,4 @@
-"""DeepSpeech2: the published sizes, and outputs that no neighbour and no padding can change."""
+"""DeepSpeech2 and its layers: outputs do not depend on padding or on the other utterances of a batch."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def small_model(**changes):
 
 
 def test_output_is_the_same_alone_and_in_any_batch():
-    """Lengths from one frame up, padding full of nan: neither neighbours nor padding reach an utterance."""
+    """Lengths start at one frame, and padding is nan."""
     model = small_model().eval()
     lengths = torch.tensor([1, 2, 3, 4, 5, 17, 60, 61, 100])
     features = torch.randn(len(lengths), 32, 110)
@@ -44,7 +44,7 @@ def test_output_is_the_same_alone_and_in_any_batch():
 
 
 def test_training_statistics_leave_padding_out():
-    """In training mode too, a batch means the same whatever is padded behind it."""
+    """In training mode too, outputs, gradients and running statistics do not depend on padding."""
     lengths = torch.tensor([30, 41, 7])
     features = torch.randn(3, 32, 41)
     outputs, gradients, running = [], [], []
@@ -70,12 +70,12 @@ def test_masked_batch_norm_is_batch_norm_where_nothing_is_padded():
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
 
 
-def test_bidirectional_layer_is_torchs_packed_one():
-    """Our reversed forward GRU and torch's bidirectional GRU over packed sequences agree, outputs and gradients."""
+def test_bidirectional_layer_equals_torchs_packed_one():
+    """Outputs and gradients equal those of torch's bidirectional GRU over packed sequences."""
     ours, theirs = BidirectionalGRU(6, 5), nn.GRU(6, 5, bidirectional=True)
-    for name, weight in ours.ahead.named_parameters():
+    for name, weight in ours.forward_gru.named_parameters():
         getattr(theirs, name).data.copy_(weight)
-    for name, weight in ours.back.named_parameters():
+    for name, weight in ours.backward_gru.named_parameters():
         getattr(theirs, f"{name}_reverse").data.copy_(weight)
     lengths = torch.tensor([9, 4, 1])
     x = torch.randn(9, 3, 6, requires_grad=True)
@@ -86,15 +86,16 @@ def test_bidirectional_layer_is_torchs_packed_one():
     torch.testing.assert_close(actual, expected)
     gradients = torch.autograd.grad(actual.square().sum(), [x, *ours.parameters()])
     weights = dict(theirs.named_parameters())
-    same = [weights[name.removeprefix("ahead.").replace("back.", "") + "_reverse" * name.startswith("back.")]
-            for name, _ in ours.named_parameters()]  # fmt: skip
+    suffixes = {"forward_gru": "", "backward_gru": "_reverse"}
+    names = [name.split(".") for name, _ in ours.named_parameters()]
+    same = [weights[key + suffixes[direction]] for direction, key in names]
     for ours_is, theirs_is in zip(gradients, torch.autograd.grad(expected.square().sum(), [x, *same]), strict=True):
         torch.testing.assert_close(ours_is, theirs_is)
 
 
 @pytest.mark.parametrize("packs", [True, False])
 def test_a_layer_under_autocast_multiplies_in_bf16(monkeypatch, packs):
-    """And gives float32, with the errors of rounded inputs; also where oneDNN cannot multiply bf16."""
+    """The results are float32 with the error of rounded inputs, with and without oneDNN's bf16 products."""
     monkeypatch.setattr("asr.models.gru._packs", lambda dtype: packs)
     torch.manual_seed(1)
     layer, x = BidirectionalGRU(40, 32), torch.randn(200, 3, 40, requires_grad=True)
@@ -146,7 +147,7 @@ def test_parameters_are_counted():
 
 
 def test_batch_norm_in_bf16_has_statistics_in_float32():
-    """Of bf16 sums of squares nothing is left where the mean is far from 0."""
+    """Sums of squares in bf16 would lose the variance if the mean is far from 0."""
     norm = MaskedBatchNorm2d(2)
     input = (20 + torch.randn(4, 2, 8, 50, generator=torch.Generator().manual_seed(1))).bfloat16()
     output = norm(input, torch.ones(4, 1, 1, 50, dtype=torch.bfloat16))

@@ -1,4 +1,4 @@
-"""A checkpoint is data: it describes a recogniser of ours, or is refused; it never chooses what code runs."""
+"""A checkpoint is data: it describes one of our recognisers or is refused, and never chooses the code that runs."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ from asr.training.state import TrainState
 
 @pytest.fixture
 def saved(config):
-    """A checkpoint of a small recogniser, in memory, before it has learned anything."""
+    """Return the checkpoint of a small untrained recogniser."""
     settings = config("features.sample_rate=16000")
     recognizer = build_recognizer(settings, seed=1)
     optimizer, scheduler = build_optimizer(settings, recognizer.model, total_steps=1)
@@ -29,7 +29,7 @@ def saved(config):
 
 @pytest.fixture
 def score(config, tmp_path):
-    """Writes a checkpoint to a file and evaluates it, as `python -m asr.evaluate checkpoint=FILE` does."""
+    """Return a function that writes a checkpoint and evaluates it as `python -m asr.evaluate checkpoint=FILE` does."""
 
     def score(saved):
         path = tmp_path / "from_elsewhere.pt"
@@ -40,7 +40,7 @@ def score(config, tmp_path):
 
 
 def changed(config, key, value):
-    """The config with another value at a dotted key; ... takes the key out."""
+    """Return the config with another value at a dotted key, or without the key if the value is `...`."""
     *parents, name = key.split(".")
     node = config
     for parent in parents:
@@ -57,14 +57,14 @@ def test_what_a_training_saved_is_scored(saved, score):
 
 
 def runs(target, **settings):
-    """An interpolation that calls a function as soon as it is resolved and instantiated."""
+    """Return an interpolation that calls a function when it is resolved and instantiated."""
     arguments = "".join(f", {key}: '{value}'" for key, value in settings.items())
     return f"${{oc.create:{{_target_: {target}{arguments}}}}}"
 
 
 @pytest.mark.parametrize("key", ["model.conv_channels", "model.gru_size", "features.floor", "data.root", "anything"])
 @pytest.mark.parametrize("kind", ["writes", "reads a pickle", "environment"])
-def test_an_interpolation_is_refused_wherever_it_stands(key, kind, saved, score, tmp_path):
+def test_an_interpolation_is_refused_wherever_it_is(key, kind, saved, score, tmp_path):
     class Hostile:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -124,7 +124,7 @@ def test_a_config_that_describes_no_recogniser_is_refused_with_the_setting(key, 
 
 
 @pytest.mark.parametrize("kind", ["holds itself", "holds ten of ten of ten ..."])
-def test_a_config_without_end_is_refused(kind, saved, tmp_path):
+def test_an_endless_config_is_refused(kind, saved, tmp_path):
     endless = []
     if kind == "holds itself":
         endless.append(endless)

@@ -1,4 +1,4 @@
-"""Studies on a small corpus: that they find, share, go on after a kill, prune, and say what cannot be searched."""
+"""Studies on a small corpus: they find, share, resume after a kill and prune, and refuse what cannot be searched."""
 
 import csv
 import json
@@ -33,9 +33,9 @@ WIDE = ["search.space.lr.low=1e-7", "search.space.lr.high=3e-2"]
 
 
 def composed(corpus, folder, *overrides):
-    """The config of `python -m asr.search` with these overrides; what it writes lies in folder.
+    """Return the config of `python -m asr.search` with these overrides, and its job; it writes into folder.
 
-    All log to one MLflow database, each folder as an experiment, since making a database takes seconds.
+    All log to one MLflow database, each folder as an experiment, since creating a database takes seconds.
     """
     typed = [f"data.root={corpus}", *QUICK, *overrides]
     own = [f"output_dir={folder / 'tried'}", f"study.storage=sqlite:///{folder / 'studies.db'}",
@@ -50,13 +50,13 @@ def run_search(corpus, folder, *overrides):
 
 
 def stored(folder):
-    """The study's trials by place."""
+    """Return the trials of the study by place."""
     study.quiet_optuna()
     return study.by_place(optuna.load_study(study_name="tried", storage=f"sqlite:///{folder / 'studies.db'}"))
 
 
 def logged(folder):
-    """The MLflow runs: that of the study, and those of its trials."""
+    """Return the MLflow client, the run of the study, and the runs of its trials."""
     client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name(folder.name).experiment_id])
     (parent,) = [run for run in runs if run.data.tags["kind"] == "study"]
@@ -66,7 +66,7 @@ def logged(folder):
 
 
 def draws(count, seed, low, high):
-    """What the first trials of a study draw at random, without any training."""
+    """Return what the first trials of a study draw at random, without training them."""
     sampler = study.SeededByTrial(seed, random_trials=count)
     drawn = optuna.create_study(sampler=sampler)
     drawn.optimize(lambda t: t.suggest_float("optimizer.lr", low, high, log=True), n_trials=count)
@@ -74,20 +74,20 @@ def draws(count, seed, low, high):
 
 
 def seed_of(low, high, *rules):
-    """The first seed whose random draws obey the rules in turn."""
+    """Return the first seed whose random draws satisfy one rule each, in order."""
     study.quiet_optuna()
     return next(s for s in range(999) if all(r(d) for r, d in zip(rules, draws(len(rules), s, low, high), strict=True)))
 
 
 @pytest.fixture
 def no_plots(monkeypatch):
-    """They take a second; one study draws them all."""
+    """Skip the plots, which take a second; the fixture `searched` draws them."""
     monkeypatch.setattr(study_report, "PLOTS", ())
 
 
 @dataclass(frozen=True)
 class Searched:
-    """A study of three trials: a hopeless one, a good one, another; tests may add trials, but change none."""
+    """A study of three trials, the first with a hopeless rate, the second with a good one; tests may add trials."""
 
     folder: Path
     settings: tuple[str, ...]
@@ -191,7 +191,7 @@ def test_another_search_under_the_same_name_is_refused(searched, corpus, overrid
         run_search(corpus, searched.folder, *searched.settings, override)
 
 
-def test_a_study_goes_on_to_more_trials(searched, corpus, no_plots):
+def test_a_study_resumes_with_more_trials(searched, corpus, no_plots):
     before = {number: one.params for number, one in stored(searched.folder).items()}
     run_search(corpus, searched.folder, *searched.settings, "study.trials=4")
     after = stored(searched.folder)
@@ -208,7 +208,7 @@ def test_a_dry_run_writes_nothing(corpus, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trials_that_are_pruned_or_diverge_are_marked_and_the_study_goes_on(corpus, tmp_path, monkeypatch, no_plots):
+def test_trials_that_are_pruned_or_diverge_are_marked_and_the_study_continues(corpus, tmp_path, monkeypatch, no_plots):
     real = search.create_or_wait
 
     def with_rates(*arguments):
@@ -249,7 +249,7 @@ def test_a_study_without_a_complete_trial_says_so(tmp_path, capsys):
     assert "No trial was complete" in printed
 
 
-def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(corpus, tmp_path, monkeypatch, capsys, no_plots):
+def test_a_trial_whose_process_is_killed_resumes_from_its_checkpoint(corpus, tmp_path, monkeypatch, capsys, no_plots):
     settings = ("epochs=3", "study.trials=2", "steps_per_epoch=3")
     real = checkpoint.save_last
 
@@ -269,16 +269,30 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(corpus, tmp
     assert "epoch 2 is done" in capsys.readouterr().out
     trials = stored(tmp_path)
     assert {number: (one.number, one.state.name) for number, one in trials.items()} == {
-        0: (1, "COMPLETE"),  # taken up under a new number
+        0: (1, "COMPLETE"),  # resumed under a new number
         1: (2, "COMPLETE"),
     }
     history = (tmp_path / "tried" / "trial-0000" / "history.jsonl").read_text().splitlines()
-    told = [(record["epoch"], record["dev_loss"]) for record in map(json.loads, history)]
-    assert list(trials[0].intermediate_values.items()) == told  # each epoch once, in order
-    assert [epoch for epoch, _ in told] == [1, 2, 3]
+    recorded = [(record["epoch"], record["dev_loss"]) for record in map(json.loads, history)]
+    assert list(trials[0].intermediate_values.items()) == recorded  # each epoch once, in order
+    assert [epoch for epoch, _ in recorded] == [1, 2, 3]
     _, _, children = logged(tmp_path)
     assert [child.data.tags.get("resumed") for child in children] == ["1", None]
     assert {child.info.status for child in children} == {"FINISHED"}
+
+
+class FunctionWorker(worker.Worker):
+    """Train trials by a function, and collect those that ended."""
+
+    def __init__(self, searched, total, function):
+        super().__init__(searched, OmegaConf.create({"trials": total, "heartbeat_seconds": 1, "retries": None}))
+        self.function, self.finished = function, []
+
+    def train(self, trial, number):
+        return self.function(trial, number)
+
+    def ended(self, trial, number):
+        self.finished.append((number, trial.value))
 
 
 def test_a_trial_that_is_interrupted_is_queued_again_at_once():
@@ -289,20 +303,18 @@ def test_a_trial_that_is_interrupted_is_queued_again_at_once():
         one.suggest_float("x", 0, 1)
         raise KeyboardInterrupt
 
-    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
     with pytest.raises(KeyboardInterrupt):
-        worker.Worker(stopped, 1, 1, retry, train_until_interrupted, lambda *_: None).one()
+        FunctionWorker(stopped, 1, train_until_interrupted).run_one()
     (one,) = study.by_place(stopped).values()
     assert (one.number, one.state.name, one.params) == (1, "WAITING", stopped.trials[0].params)
-    values = []
-    worker.Worker(stopped, 1, 1, retry, lambda t, _: t.suggest_float("x", 0, 1), lambda *e: values.append(e)).run()
-    assert [(number, ended.value) for number, ended in values] == [(0, one.params["x"])]
+    resumed = FunctionWorker(stopped, 1, lambda trial, _: trial.suggest_float("x", 0, 1))
+    resumed.run()
+    assert resumed.finished == [(0, one.params["x"])]
 
 
 def test_a_study_that_is_stopped_ends_as_one_that_is_not():
-    """Its trials have the same places, values and results, whichever of them were taken up again, and how often."""
+    """Its trials have the same places, values and results, whichever of them were resumed, and how often."""
     study.quiet_optuna()
-    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
 
     def ended(*stops):
         searched = optuna.create_study(sampler=study.SeededByTrial(1, 2))
@@ -317,8 +329,8 @@ def test_a_study_that_is_stopped_ends_as_one_that_is_not():
 
         for _ in range(len(stops)):
             with pytest.raises(KeyboardInterrupt):
-                worker.Worker(searched, 4, 1, retry, train_one, lambda *_: None).run()
-        worker.Worker(searched, 4, 1, retry, train_one, lambda *_: None).run()
+                FunctionWorker(searched, 4, train_one).run()
+        FunctionWorker(searched, 4, train_one).run()
         return {place: (one.params, one.value) for place, one in study.by_place(searched).items()}
 
     whole = ended()
@@ -327,7 +339,7 @@ def test_a_study_that_is_stopped_ends_as_one_that_is_not():
 
 
 def test_two_processes_share_a_study(corpus, tmp_path, no_plots):
-    """They start together, before there is a study, its database, or its MLflow run."""
+    """Both start before the study, its database and its MLflow run exist."""
     settings = ("study.trials=5", "steps_per_epoch=2", "study.baseline=true")
     children = [forked(lambda: run_search(corpus, tmp_path, *settings)) for _ in range(2)]
     assert [exit_code(child) for child in children] == [0, 0]
@@ -349,7 +361,7 @@ def test_the_command_names_the_study_and_its_directory(corpus, tmp_path, monkeyp
     search.main()
     plan = capsys.readouterr().out
     assert f"outputs/studies/lr+augment-none+data.root-{corpus.name}+model-ds2_tiny" in plan
-    assert "sqlite:///outputs/studies.db: 7 trials in all, none begun yet" in plan
+    assert "sqlite:///outputs/studies.db: 7 trials in all, none started yet" in plan
     assert not (tmp_path / "outputs").exists()
 
     monkeypatch.setattr(sys, "argv", ["asr.search", "search=lrr"])
@@ -358,13 +370,14 @@ def test_the_command_names_the_study_and_its_directory(corpus, tmp_path, monkeyp
     assert "lr, lr_full, lr_range" in capsys.readouterr().err
 
 
-def test_processes_that_begin_the_last_trial_together_make_one_of_it():
-    """The one with the higher number gives way, and leaves no trace in the study."""
+def test_processes_that_start_the_last_trial_together_make_one_of_it():
+    """The trial with the higher number gives way and does not appear in the study."""
     study.quiet_optuna()
     shared = optuna.create_study()
     first = shared.ask()
-    late = worker.Worker(shared, 1, 1, lambda *_: None, lambda *_: pytest.fail("it trained"), lambda *_: None)
-    late.one()
+    late = FunctionWorker(shared, 1, lambda *_: pytest.fail("it trained"))
+    late.run_one()
+    assert late.finished == []
     assert list(study.by_place(shared)) == [first.number]
 
 
@@ -379,7 +392,9 @@ def test_a_trial_that_was_given_away_is_left_to_the_other():
         retry(shared, shared.trials[number])
         one.report(1.0, 1)
 
-    worker.Worker(shared, 1, 1, retry, train_slowly, lambda *_: pytest.fail("it ended")).one()
+    suspended = FunctionWorker(shared, 1, train_slowly)
+    suspended.run_one()
+    assert suspended.finished == []
     assert [one.state.name for one in study.by_place(shared).values()] == ["WAITING"]
 
 
@@ -405,17 +420,17 @@ def test_draws_do_not_depend_on_when_a_study_was_stopped():
     [
         (["search.space.lr.key=optimizer.lrr"], "optimizer.lrr: there is no such setting; did you mean optimizer.lr"),
         (["search.space.lr.key=optimizer"], "not a single setting"),
-        (["search.space.lr.key=workers"], "how a run is carried out"),
+        (["search.space.lr.key=workers"], "how a run is executed"),
         (["search.space.lr.low=1"], "low=1 must not be above high=0.1"),
         (["search.space.lr.low=0"], "needs low above 0"),
         (["search.space.lr.low=many"], "low=many must be a number"),
         (["+search.space.lr.hgih=1"], "must have key, low and high"),
-        (["+search.space.again={key: optimizer.lr, choices: [1]}"], "optimizer.lr stands twice"),
+        (["+search.space.again={key: optimizer.lr, choices: [1]}"], "optimizer.lr occurs twice"),
         (["+search.space.s={key: seed, choices: [[1]]}"], "choices must be a list"),
         (["+search.tied.b={key: scheduler.base_lr, value: 1}"], "scheduler.base_lr: there is no such setting"),
         (["optimizer.lr=0.1"], "optimizer.lr is given on the command line"),
         (["scheduler.max_lr=0.1"], "scheduler.max_lr=0.1 and optimizer.lr=.*set that to 0.1"),
-        (["+search.space.d={key: model.dropout, low: 0, high: 2}"], "model.dropout=2.*cannot be.*dropout"),
+        (["+search.space.d={key: model.dropout, low: 0, high: 2}"], "model.dropout=2.*is invalid.*dropout"),
         (["search=lr_full", "batch.buckets=2", "search.space.batch.choices=[1,2]"], "batch.seconds=1.*longest"),
         (["study.metric=dev_car"], "study.metric=dev_car.*dev_cer"),
         (["study.pruner=mean"], "median, hyperband, none"),
@@ -424,7 +439,7 @@ def test_draws_do_not_depend_on_when_a_study_was_stopped():
         (["study.storage=sqlite:////proc/none/x.db"], "sqlite:////proc/none"),
         (["tracking.uri=nonsense"], "tracking.uri=nonsense"),
         (["study.name=a/b"], "study.name=a/b"),
-        (["fresh=true"], "another study.name"),
+        (["fresh=true"], "start another by study.name"),
         (["search=lr_range", "search.smoothing=1"], "search.smoothing=1"),
         (["search=lr_range", "+search.space.d={key: model.dropout, low: 0, high: 1}"], "needs optimizer.lr.*alone"),
     ],
@@ -445,7 +460,7 @@ def test_what_cannot_be_searched_is_refused_before_any_trial(corpus, tmp_path, m
 
 def test_trials_without_their_study_are_not_overwritten(corpus, tmp_path):
     (tmp_path / "tried" / "trial-0000").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"trial-0000 is of a study tried.*does not know"):
+    with pytest.raises(InputError, match=r"trial-0000 belongs to a study tried.*does not contain"):
         run_search(corpus, tmp_path)
 
 
@@ -473,7 +488,7 @@ def test_the_range_test_suggests_a_rate_and_draws_the_curve(corpus, tmp_path, mo
     assert f"optimizer.lr={float(f'{suggested:.2g}')}" in printed
 
 
-def test_a_tenth_of_the_rate_that_breaks_the_loss_is_suggested_before_the_steepest_descent():
+def test_a_tenth_of_the_diverging_rate_is_suggested_before_the_steepest_descent():
     assert range_test.suggestion(range_test.Curve([], 0.5), 1e-4) == 0.05
     assert range_test.suggestion(range_test.Curve([], None), 1e-4) == 1e-4
     assert range_test.suggestion(range_test.Curve([], None), None) is None
@@ -490,7 +505,7 @@ def test_cyclic_is_searched_in_the_published_proportion(corpus, tmp_path):
 
 
 def test_the_best_is_compared_with_the_configs_own_values(corpus, tmp_path, monkeypatch, capsys, no_plots):
-    """Trial 0 has them. However bad they are it runs to its end, so that there is something to compare with."""
+    """Trial 0 has these values and runs to its end, however bad they are, so that others can be compared with it."""
     monkeypatch.chdir(tmp_path)
     median = ("study.pruner=median", "study.startup_trials=0", "study.warmup_epochs=1", "study.random_trials=9")
     low, high = 1e-4, 2e-2
@@ -502,8 +517,9 @@ def test_the_best_is_compared_with_the_configs_own_values(corpus, tmp_path, monk
     assert [t.state.name for t in trials.values()] == ["COMPLETE"] * 2
     assert trials[0].params == {"optimizer.lr": low}
     assert trials[1].value < trials[0].value
-    told = capsys.readouterr().out
-    assert f"Trial 0 is the config as it is: dev_loss {trials[0].value:.4g}. Trial 1 has {trials[1].value:.4g}." in told
+    shown = capsys.readouterr().out
+    values = [f"{trial.value:.4g}" for trial in trials.values()]
+    assert f"Trial 0 is the config as it is: dev_loss {values[0]}. Trial 1 has {values[1]}." in shown
 
 
 def test_values_outside_the_space_are_no_baseline(corpus, tmp_path):

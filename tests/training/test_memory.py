@@ -50,7 +50,7 @@ def test_pictures_that_cannot_be_drawn_end_the_run(config, tmp_path, capfd):
 
     session = build_experiment(config())
     dataset = replace(session.recognizer.dataset(None, 1), augment=Augment(wave=[broken]))
-    with pytest.raises(RuntimeError, match="ended with 1"):
+    with pytest.raises(RuntimeError, match="ended with exit code 1"):
         write_augmentation(dataset, session.data.training_cuts(), tmp_path / "augmentation")
     assert "ValueError: no such noise" in capfd.readouterr().err
     (tmp_path / "file").touch()
