@@ -60,7 +60,7 @@ def _draw_apart(errors: SimpleQueue, dataset: UtteranceDataset, cuts: Iterable[C
 
 
 def _draw_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
-    from asr.artifacts.plots import spectrogram_pair
+    from asr.artifacts.plots import save_picture, spectrogram_pair
 
     original = replace(dataset, augment=None)
     for cut in cuts:
@@ -78,8 +78,8 @@ def _draw_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
         changed = replace(dataset, augment=augment)
         title = f"{cut.id}, before and after {'augmentation' if name == 'all' else name}"
         after = changed.utterance(cut, number).features
-        pair = spectrogram_pair(clean.T.numpy(), after.T.numpy(), frame_seconds, title)
-        pair.savefig(folder / f"{name}.png")
+        pair = spectrogram_pair(clean.T.numpy(), after.T.numpy(), frame_seconds, dataset.features.mel.f_max, title)
+        save_picture(pair, folder / f"{name}.png")
         if augment.speed or augment.wave:
             _write_wave(changed.waveform(cut, number), dataset, folder / f"{name}.wav")
 

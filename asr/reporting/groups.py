@@ -1,57 +1,62 @@
 """Which runs may be compared: those of one scale, one corpus and the same other overrides form a group."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import NamedTuple
 
 from asr.config.naming import EXECUTION_KEYS
+from asr.reporting.claims import Comparison, Variant
+from asr.reporting.experiments import Experiment
 from asr.reporting.published import librispeech
 from asr.reporting.tracked import StoredRun
 from asr.settings import differences, within
 
-WRITEUP = ("exp1", "exp2_clean", "exp2_other", "exp3")
-EXP3_VARIANTS = ("exp3", "exp3_adam", "exp3_sgd_one_cycle", "exp3_adam_one_cycle")
-AUGMENT = {"exp1": "none", "exp2_clean": "wave_spec", "exp2_other": "wave_spec_no_noise"} | dict.fromkeys(
-    EXP3_VARIANTS, "wave_spec"
-)  # what each experiment trains with unless augment= says otherwise
 AS_PUBLISHED = ("data.root", "seed", "device", "precision", "deterministic")  # leave an experiment what it is
 KEPT_SHARE = 0.5  # the writeup's filters keep 53 to 62 % of a training part's utterances
 
 
-class Variant(NamedTuple):
-    """An experiment with an augmentation: what a run of a group is told apart by."""
-
-    experiment: str
-    augment: str
-
-    @classmethod
-    def of(cls, experiment: str) -> "Variant":
-        """The experiment as it is configured."""
-        return cls(experiment, AUGMENT[experiment])
-
-    def __str__(self) -> str:
-        own = self.augment == AUGMENT[self.experiment]
-        return self.experiment if own else f"{self.experiment} with {self.augment}"
-
-
 @dataclass(frozen=True)
 class Group:
-    """Runs that belong together; of each variant all finished ones, the newest first."""
+    """Runs that belong together.
+
+    runs:        of each variant all finished ones, the newest first
+    experiments: those that a group may have, in the order of the report
+    """
 
     overrides: tuple[str, ...]
     runs: dict[Variant, list[StoredRun]]
+    experiments: Mapping[str, Experiment]
+
+    def own(self, experiment: str) -> Variant:
+        """Return the experiment as it is configured."""
+        return Variant(experiment, self.experiments[experiment].augment)
+
+    def label(self, variant: Variant) -> str:
+        """Name a variant by its experiment and, unless it is the experiment's own, its augmentation."""
+        is_own = variant == self.own(variant.experiment)
+        return variant.experiment if is_own else f"{variant.experiment} with {variant.augment}"
 
     def newest(self, variant: Variant) -> StoredRun | None:
-        """The run that stands for the variant."""
+        """Return the variant's newest run."""
         return next(iter(self.runs.get(variant, [])), None)
+
+    def stage_before(self, run: StoredRun) -> StoredRun | None:
+        """Return the run whose best checkpoint this one started from, if it is in the group."""
+        started_from = run.params.get("init_from")
+        return next(
+            (r for r in self.all_newest.values() if f"{r.params.get('output_dir')}/best.pt" == started_from), None
+        )
+
+    def can_show(self, comparison: Comparison) -> bool:
+        """Whether enough of a comparison was run to compare anything."""
+        return sum(variant in self.runs for variant in comparison.variants) > 1
 
     @property
     def all_newest(self) -> dict[Variant, StoredRun]:
         """The run that stands for each variant, in the order of the experiments."""
-        order = list(AUGMENT)
-        variants = sorted(self.runs, key=lambda v: (order.index(v.experiment), v.augment != AUGMENT[v.experiment], v))
+        order = list(self.experiments)
+        variants = sorted(self.runs, key=lambda v: (order.index(v.experiment), v != self.own(v.experiment), v))
         return {variant: self.runs[variant][0] for variant in variants}
 
     @property
@@ -62,6 +67,11 @@ class Group:
     def command(self, *overrides: str) -> str:
         """The command of a run that would belong to this group."""
         return shlex.join(["python", "-m", "asr.train", *overrides, *self.overrides])
+
+    def command_of(self, variant: Variant) -> str:
+        """Return the command that trains a variant as a run of this group."""
+        chosen = [] if variant == self.own(variant.experiment) else [f"augment={variant.augment}"]
+        return self.command(f"experiment={variant.experiment}", *chosen)
 
     @property
     def scale(self) -> str:
@@ -102,17 +112,21 @@ class Group:
         )
 
 
-def group_runs(runs: Sequence[StoredRun]) -> tuple[list[Group], list[StoredRun]]:
-    """Groups of the experiments' runs, the largest first, and the runs of no such experiment; `runs`: newest first."""
+def group_runs(runs: Sequence[StoredRun], experiments: Mapping[str, Experiment]) -> tuple[list[Group], list[StoredRun]]:
+    """Return groups of the experiments' runs, the largest first, and the runs of other experiments or of none.
+
+    runs: the newest first
+    """
     groups: dict[tuple[str, ...], dict[Variant, list[StoredRun]]] = {}
     others = []
     for run in runs:
-        if run.experiment in AUGMENT:
+        if run.experiment in experiments:
             variants = groups.setdefault(group_key(run.plan.overrides), {})
             variants.setdefault(Variant(run.experiment, run.augment), []).append(run)
         else:
             others.append(run)
-    return [Group(key, groups[key]) for key in sorted(groups, key=lambda key: (-len(groups[key]), key))], others
+    by_size = sorted(groups, key=lambda key: (-len(groups[key]), key))
+    return [Group(key, groups[key], experiments) for key in by_size], others
 
 
 def group_key(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -83,12 +83,16 @@ class Code:
 
 @dataclass(frozen=True)
 class Media:
-    """A picture or a sound: a name for its file, its bytes and what it shows."""
+    """A picture or a sound: a name for its file, its bytes and what it shows.
+
+    svg: the same picture with vectors, which is written beside it
+    """
 
     name: str
     content: bytes = field(repr=False)
     caption: str
     mime: str = "image/png"
+    svg: bytes = field(default=b"", repr=False)
     kind: ClassVar[str] = "media"
 
     @property
@@ -149,6 +153,9 @@ def write_report(title: str, sections: Sequence[Section], folder: Path) -> list[
             path = folder / block.path
             path.write_bytes(block.content)
             paths.append(path)
+            if block.svg:
+                path.with_suffix(".svg").write_bytes(block.svg)
+                paths.append(path.with_suffix(".svg"))
     return paths
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from asr.reporting.analysis import Interval, Resampling, corpus_rate, counts_of, mean_rate
-from asr.reporting.groups import WRITEUP, Group, Variant
+from asr.reporting.claims import Claims, Variant
+from asr.reporting.groups import Group
 from asr.reporting.page import Block, Cell, Code, Column, Heading, Section, Table, Text
 from asr.reporting.published import librispeech, published_device, published_runs
 from asr.reporting.tracked import LeftOut, StoredRun
@@ -30,9 +31,12 @@ def opening(groups: Sequence[Group]) -> list[Block]:
     return [Text(warning, strong=True)]
 
 
-def what_was_run(groups: Sequence[Group], left_out: Sequence[LeftOut]) -> list[Block]:
+def what_was_run(claims: Claims, groups: Sequence[Group], left_out: Sequence[LeftOut]) -> list[Block]:
     """The groups in words, and the runs that the report cannot use."""
+    experiments = [[name, experiment.about] for name, experiment in claims.known.items()]
     blocks: list[Block] = [
+        Heading("The experiments"),
+        Table([Column("experiment", numeric=False), Column("what it is", numeric=False)], experiments),
         Heading("The groups"),
         Text("Runs are compared only within a group: one scale, one corpus, the same other settings."),
     ]
@@ -73,52 +77,54 @@ def _described(group: Group) -> list[Block]:
     return [*blocks, Table(columns, rows)]
 
 
-def results(groups: Sequence[Group], others: Sequence[StoredRun], resampling: Resampling) -> Section:
+def results(
+    groups: Sequence[Group], others: Sequence[StoredRun], shown: Sequence[str], resampling: Resampling
+) -> Section:
     """A table for each group and test part, with 95 % intervals over utterances and the writeup's figures beside."""
     blocks: list[Block] = [
         Text(
             "CER and WER of the checkpoint that dev chose, greedy decoding. Below a rate stands its 95 % interval: "
             f"percentile bootstrap, {resampling.samples:,} resamples of the test utterances. Of the corpus means all "
             "errors over all reference symbols, as the field reports it; the mean over utterances is what the "
-            "writeup reports. exp2_clean is the first stage of exp2, exp2_other is exp2 after both."
+            "writeup reports."
         )
     ]
     for group in groups:
         for part in group.parts:
-            blocks += [Heading(f"{part}: {group.name}"), _results_table(group, part, resampling)]
+            blocks += [Heading(f"{part}: {group.name}"), _results_table(group, part, shown, resampling)]
         blocks += _repeats(group)
     if not groups:
         blocks.append(Text("No run of an experiment is finished and whole."))
     if others:
-        blocks += [Heading("Runs of no experiment of the writeup"), _other_runs(others)]
+        blocks += [Heading("Runs of other experiments, or of none"), _other_runs(others)]
     return Section("Results", blocks)
 
 
-def _results_table(group: Group, part: str, resampling: Resampling) -> Table:
+def _results_table(group: Group, part: str, shown: Sequence[str], resampling: Resampling) -> Table:
     ours = (f"ours, {group.scale} scale: mean over utterances", f"ours, {group.scale} scale: of the corpus")
     columns = [
         Column("experiment", numeric=False),
         *(Column(n, over) for over in (*ours, PUBLISHED) for n in ("CER", "WER")),
     ]
-    return Table(columns, [_results_row(group, variant, part, resampling) for variant in _rows(group)])
+    return Table(columns, [_results_row(group, variant, part, resampling) for variant in _rows(group, shown)])
 
 
-def _rows(group: Group) -> list[Variant]:
-    """The writeup's four, run or not, then what else was run."""
-    four = [Variant.of(name) for name in WRITEUP]
-    return four + [variant for variant in group.all_newest if variant not in four]
+def _rows(group: Group, shown: Sequence[str]) -> list[Variant]:
+    """Return these experiments, run or not, then what else was run."""
+    first = [group.own(name) for name in shown]
+    return first + [variant for variant in group.all_newest if variant not in first]
 
 
 def _results_row(group: Group, variant: Variant, part: str, resampling: Resampling) -> list[Cell | str]:
     run = group.newest(variant)
     if run is None:
-        return [str(variant), Cell(group.command(f"experiment={variant.experiment}"), "not run", code=True)]
+        return [group.label(variant), Cell(group.command_of(variant), "not run", code=True)]
     if part not in run.scored:
-        return [str(variant), Cell("not scored on this part")]
+        return [group.label(variant), Cell("not scored on this part")]
     characters = counts_of({one.id: one.characters for one in run.scored[part]})
     words = counts_of({one.id: one.words for one in run.scored[part]})
     cells = [rate_cell(rate(counts, resampling)) for rate in (mean_rate, corpus_rate) for counts in (characters, words)]
-    return [str(variant), *cells, *_published_cells(variant, part)]
+    return [group.label(variant), *cells, *_published_cells(group, variant, part)]
 
 
 def rate_cell(interval: Interval) -> Cell:
@@ -127,8 +133,8 @@ def rate_cell(interval: Interval) -> Cell:
     return Cell(f"{100 * interval.value:.1f} %", limits)
 
 
-def _published_cells(variant: Variant, part: str) -> list[str]:
-    published = published_runs().get(variant.experiment) if variant == Variant.of(variant.experiment) else None
+def _published_cells(group: Group, variant: Variant, part: str) -> list[str]:
+    published = published_runs().get(variant.experiment) if variant == group.own(variant.experiment) else None
     rates = published.rates.get(part) if published else None
     if rates is None:
         return ["-", "-"]
@@ -137,7 +143,7 @@ def _published_cells(variant: Variant, part: str) -> list[str]:
 
 def _repeats(group: Group) -> list[Block]:
     several = {variant: len(runs) for variant, runs in group.runs.items() if len(runs) > 1}
-    listed = ", ".join(f"{variant} ({count})" for variant, count in several.items())
+    listed = ", ".join(f"{group.label(variant)} ({count})" for variant, count in several.items())
     return [Text(f"Finished more than once, of which the newest is shown: {listed}.")] if several else []
 
 
@@ -161,7 +167,7 @@ def cost(groups: Sequence[Group]) -> Section:
     )), Column("device", numeric=False)]  # fmt: skip
     blocks: list[Block] = [Text("Wall time is that of all epochs, with the scoring of dev after each.")]
     for group in groups:
-        rows = [[str(variant), *_cost(run), run.plan.device] for variant, run in group.all_newest.items()]
+        rows = [[group.label(variant), *_cost(run), run.plan.device] for variant, run in group.all_newest.items()]
         blocks += [Heading(group.name), Table(columns, rows)]
     published = [
         [name, f"{run.steps * run.batch:,}", "-", _duration(run.wall_seconds), "-", f"{run.steps:,}",
@@ -203,7 +209,7 @@ def _example_rows(group: Group, part: str) -> list[list[Cell | str]]:
     texts = {
         variant: {one.id: one for one in run.scored[part]}
         for variant, run in group.all_newest.items()
-        if part in run.scored and variant == Variant.of(variant.experiment)
+        if part in run.scored and variant == group.own(variant.experiment)
     }
     if not texts:
         return [["-", "no experiment was run as configured", ""]]
@@ -214,7 +220,9 @@ def _example_rows(group: Group, part: str) -> list[list[Cell | str]]:
         rows.append([Cell(id), Cell(next(iter(texts.values()))[id].reference, "what was said"), ""])
         for variant, scored in texts.items():
             heard = scored[id]
-            rows.append([str(variant), heard.hypothesis.strip() or "(nothing)", f"{100 * heard.characters.rate:.0f} %"])
+            rows.append(
+                [group.label(variant), heard.hypothesis.strip() or "(nothing)", f"{100 * heard.characters.rate:.0f} %"]
+            )
     return rows
 
 

@@ -4,23 +4,26 @@ import math
 from collections.abc import Sequence
 
 from asr.reporting.analysis import FAILED_RATE, Interval, Resampling, Verdict
-from asr.reporting.claims import CLAIMS, CLEAN, OTHER, Answer, Claim, Sample, answers, outcome_verdict
-from asr.reporting.groups import EXP3_VARIANTS, Group, Variant
+from asr.reporting.answers import Answer, answers, outcome_verdict
+from asr.reporting.claims import Claim, Claims, Comparison, Sample, Variant
+from asr.reporting.groups import Group
 from asr.reporting.page import Badge, Block, Cell, Code, Column, Heading, Section, Table, Text
 from asr.reporting.tables import rate_cell
 
 FAILED = f"{100 * FAILED_RATE:.0f} %"
 RULES = (
-    "A claim about errors names which of two CERs (of the corpus) is the higher one. It is supported if the 95 % "
+    "A claim about errors names which of two error rates (a CER of the corpus, unless it says otherwise) is the higher "
+    "one. It is supported if the 95 % "
     "interval of the difference, or of the mean difference over several pairs, lies wholly above 0; contradicted if "
     "wholly below; else undecided. Where no mean is given, each pair must hold. With a CER of "
     f"{FAILED} or more a model counts as failed. A pair in which both failed is shown but left out of the mean, and if "
     "no other is left, the verdict is that both failed.",
-    "A claim that something made exp3 fail is supported if exp3 failed and, with that changed, learned; contradicted "
-    f"if it failed both ways. Failed means that the CER's 95 % interval lies wholly at {FAILED} or above, learned that "
-    "it lies wholly below; where an interval reaches to both sides, the claim is undecided. If exp3 did not fail in "
-    "this sense (nor did the writeup's own, with 71 %), there is nothing to explain, and only what something costs can "
-    "be asked. Several of these claims can be supported: then each of the changes is enough to make exp3 learn.",
+    "A claim that something made a model fail is supported if the model failed and, with that changed, learned; "
+    f"contradicted if it failed both ways. Failed means that the CER's 95 % interval lies wholly at {FAILED} or above, "
+    "learned that it lies wholly below; where an interval reaches to both sides, the claim is undecided. If the model "
+    "did not fail in this sense (the writeup's exp3 did not, with 71 %), there is nothing to explain, and only what "
+    "something costs can be asked. Several of these claims can be supported: then each of the changes is enough to "
+    "make the model learn.",
     "Both models of a pair are scored on the same resampled utterances, unless they are scored on two test parts. What "
     "differs between the two is named beside them; where that is more than one setting, the verdict is about all of "
     "them together.",
@@ -30,53 +33,51 @@ EXPLAINED = {  # by the rule of the question
     ("mean", Verdict.BOTH_FAILED): BOTH_FAILED,
     ("each", Verdict.BOTH_FAILED): BOTH_FAILED,
     ("failure", Verdict.CONTRADICTED): "Contradicted: it fails as well without.",
-    ("failure", Verdict.DID_NOT_FAIL): f"exp3 did not fail: its CER is below {FAILED}. There is nothing to explain.",
+    (
+        "failure",
+        Verdict.DID_NOT_FAIL,
+    ): f"The model did not fail: its CER is below {FAILED}. There is nothing to explain.",
 }
 CAVEAT = (
     "Each run has one seed. The intervals are over test utterances only: they do not tell how far another seed would "
     "have moved a model. A verdict holds for its group's scale and corpus."
 )
 
-LEARNS_BY = {
-    "exp3": "SGD, exp3's cyclic rate",
-    "exp3_adam": "Adam, exp3's cyclic rate",
-    "exp3_sgd_one_cycle": "SGD, exp1's one-cycle rate",
-    "exp3_adam_one_cycle": "Adam, exp2's one-cycle rate",
-}
-
 Answered = dict[str, list[Answer]]
 
 
-def answer_all(group: Group, resampling: Resampling) -> Answered:
-    """The answers to every claim, by its name."""
-    return {claim.name: answers(claim, group, resampling) for claim in CLAIMS}
+def answer_all(claims: Claims, group: Group, resampling: Resampling) -> Answered:
+    """Return the answers to every claim, by its name."""
+    return {name: answers(claim, group, resampling) for name, claim in claims.claims.items()}
 
 
-def overview(groups: Sequence[Group], answered: Sequence[Answered]) -> list[Block]:
+def overview(claims: Claims, groups: Sequence[Group], answered: Sequence[Answered]) -> list[Block]:
     """All verdicts at a glance, of the groups that have any."""
     judged = [
         (g, of_group) for g, of_group in zip(groups, answered, strict=True) if any(map(_is_tested, of_group.values()))
     ]
     columns = [Column("claim", numeric=False), *(Column(group.name, numeric=False) for group, _ in judged)]
     rows = [
-        [Cell(claim.name, claim.kind), *(Cell("", badges=_badges(of_group[claim.name])) for _, of_group in judged)]
-        for claim in CLAIMS
+        [Cell(name, claim.kind), *(Cell("", badges=_badges(of_group[name])) for _, of_group in judged)]
+        for name, claim in claims.claims.items()
     ]
     return [Heading("The verdicts"), Table(columns, rows), Text(CAVEAT)] if judged else []
 
 
-def findings_and_hypotheses(groups: Sequence[Group], answered: Sequence[Answered]) -> Section:
+def findings_and_hypotheses(claims: Claims, groups: Sequence[Group], answered: Sequence[Answered]) -> Section:
     """Every claim on every group."""
     blocks: list[Block] = [*map(Text, RULES), Text(CAVEAT)]
     for group, of_group in zip(groups, answered, strict=True):
-        blocks += [Heading(group.name), *_factorial(group)]
-        for claim in CLAIMS:
-            if _is_tested(of_group[claim.name]):
-                blocks += _claim(claim, of_group[claim.name], group)
+        blocks.append(Heading(group.name))
+        for comparison in claims.comparisons.values():
+            blocks += _compared(comparison, group)
+        for name, claim in claims.claims.items():
+            if _is_tested(of_group[name]):
+                blocks += _claim(name, claim, of_group[name], group)
         untested: list[list[Cell | str]] = [
-            [claim.name, Cell(group.command(f"sweep={claim.sweep}"), code=True)]
-            for claim in CLAIMS
-            if not _is_tested(of_group[claim.name])
+            [name, Cell("; ".join(commands(claim, group)), code=True)]
+            for name, claim in claims.claims.items()
+            if not _is_tested(of_group[name])
         ]
         if untested:
             columns = [Column("not testable yet", numeric=False), Column("run", numeric=False)]
@@ -93,18 +94,27 @@ def _badges(its_answers: Sequence[Answer]) -> tuple[Badge, ...]:
     return tuple(Badge(f"{answer.question.name}: {answer.verdict}", answer.verdict) for answer in its_answers)
 
 
-def _claim(claim: Claim, its_answers: Sequence[Answer], group: Group) -> list[Block]:
+def commands(claim: Claim, group: Group) -> list[str]:
+    """Return what trains the claim's runs: its sweep, or a command for each run that is missing."""
+    if claim.sweep:
+        return [group.command(f"sweep={claim.sweep}")]
+    missing = dict.fromkeys(sample.variant for sample in claim.samples if not group.newest(sample.variant))
+    return [group.command_of(variant) for variant in missing]
+
+
+def _claim(name: str, claim: Claim, its_answers: Sequence[Answer], group: Group) -> list[Block]:
+    measure = claim.measure.upper().replace("MEAN_", "mean ")
     columns = [
         Column("expected to be worse", numeric=False),
-        Column("CER"),
+        Column(measure),
         Column("expected to be better", numeric=False),
-        Column("CER"),
+        Column(measure),
         Column("what differs", numeric=False),
         Column("difference, points"),
         Column("verdict", numeric=False),
     ]
     blocks: list[Block] = [
-        Heading(claim.name, 4, _badges(its_answers)),
+        Heading(name, 4, _badges(its_answers)),
         Text(claim.text),
         Table(columns, [row for answer in its_answers for row in _rows(answer)]),
     ]
@@ -112,7 +122,7 @@ def _claim(claim: Claim, its_answers: Sequence[Answer], group: Group) -> list[Bl
     for problem in sorted({answer.problem for answer in untested if answer.problem}):
         blocks.append(Text(f"Not testable: {problem}."))
     if any(not answer.problem for answer in untested):
-        blocks += [Text("Runs are missing; this trains them:"), Code(group.command(f"sweep={claim.sweep}"))]
+        blocks += [Text("Runs are missing; this trains them:"), Code("\n".join(commands(claim, group)))]
     verdicts = {
         (answer.question.rule, outcome_verdict(answer.question, outcome))
         for answer in its_answers for outcome in answer.outcomes
@@ -122,7 +132,7 @@ def _claim(claim: Claim, its_answers: Sequence[Answer], group: Group) -> list[Bl
 
 def _rows(answer: Answer) -> list[list[Cell | str]]:
     rows: list[list[Cell | str]] = [
-        [_named(outcome.contrast.worse), _rate(outcome.worse), _named(outcome.contrast.better), _rate(outcome.better),
+        [_named(outcome.pair.worse), _rate(outcome.worse), _named(outcome.pair.better), _rate(outcome.better),
          ", ".join(outcome.differs) or "-", _points(outcome.difference),
          _badge(outcome_verdict(answer.question, outcome))]
         for outcome in answer.outcomes
@@ -139,7 +149,7 @@ def _badge(verdict: Verdict) -> Cell:
 
 
 def _named(sample: Sample) -> Cell:
-    return Cell(f"{sample.variant.experiment}, {sample.variant.augment}", sample.part)
+    return Cell(f"{sample.experiment}, {sample.augment}", sample.part)
 
 
 def _rate(rate: Interval | None) -> Cell:
@@ -153,19 +163,20 @@ def _points(difference: Interval | None) -> Cell:
     return Cell(f"{100 * difference.value:+.1f}", limits)
 
 
-def _factorial(group: Group) -> list[Block]:
-    """CERs of optimizer x learning rate x noise; nothing if only the writeup's own cell was run."""
-    ran = [v for v in group.runs if v.experiment in EXP3_VARIANTS and v != Variant.of("exp3")]
-    if not ran:
+def _compared(comparison: Comparison, group: Group) -> list[Block]:
+    """CERs of experiments by augmentations; nothing if too few of them were run."""
+    if not group.can_show(comparison):
         return []
-    augments = {"wave_spec": "with noise", "wave_spec_no_noise": "without noise"}
-    cells = [(part, augment) for part in (CLEAN, OTHER) for augment in augments]
-    columns = [Column("", numeric=False), *(Column(augments[augment], part) for part, augment in cells)]
+    cells = [(part, augment) for part in comparison.parts for augment in comparison.augments]
+    columns = [Column("CER", numeric=False), *(Column(augment, part) for part, augment in cells)]
     rows: list[list[Cell | str]] = [
-        [Cell(LEARNS_BY[name], name), *(_cer(group, Variant(name, augment), part) for part, augment in cells)]
-        for name in EXP3_VARIANTS
+        [
+            Cell(name, group.experiments[name].about),
+            *(_cer(group, Variant(name, augment), part) for part, augment in cells),
+        ]
+        for name in comparison.experiments
     ]
-    return [Heading("exp3 and its variants: CER by optimizer, learning rate and noise", 4), Table(columns, rows)]
+    return [Heading(comparison.title, 4), Table(columns, rows)]
 
 
 def _cer(group: Group, variant: Variant, part: str) -> str:
