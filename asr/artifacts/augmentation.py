@@ -33,7 +33,8 @@ def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
 
     Another process does it, and what pictures take of memory, 90 MB, goes back with it.
 
-    returns: before.wav, all.png and all.wav, NUMBER_NAME.png of each transform and, if it changes the wave, .wav
+    returns: before.wav, all.png and all.wav, NUMBER_NAME.png of each transform and, if it changes the wave, .wav;
+             an SVG beside each PNG
     raises:  OSError as that process had it, such as for a full disk; RuntimeError if it fails otherwise, and says why
     """
     context = get_context("fork")

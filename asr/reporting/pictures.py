@@ -117,11 +117,11 @@ def augmentation(store: RunStore, runs: Sequence[StoredRun]) -> Section:
 def _media_of(store: RunStore, run: StoredRun) -> list[Media]:
     """What the run kept of its augmentation; nothing if that cannot be read, so that another run is asked."""
     try:
-        paths = sorted(store.file_names(run.run_id, "augmentation"), key=_place)
-        media = [_media(path, run.augment, store.read_file(run.run_id, path)) for path in paths]
+        names = [name for name in store.file_names(run.run_id, "augmentation") if name.endswith((".png", ".wav"))]
+        paths = sorted(names, key=_place)
+        return [_media(path, run.augment, store.read_file(run.run_id, path)) for path in paths]
     except UnreadableError:
         return []
-    return [one for one in media if one]
 
 
 def _place(path: str) -> tuple[int, int, str]:
@@ -132,15 +132,13 @@ def _place(path: str) -> tuple[int, int, str]:
     return (int(number[0]) if number else 0, order.index(file.name) if file.name in order else len(order), file.name)
 
 
-def _media(path: str, augment: str, content: bytes) -> Media | None:
-    """A picture as it is, a sound as FLAC (half the bytes); nothing else is shown."""
+def _media(path: str, augment: str, content: bytes) -> Media:
+    """Return a picture as it is, a sound as FLAC, in half the bytes."""
     file = PurePath(path)
     names = {"all.png": "before and after all transforms", "before.wav": "before", "all.wav": "after all transforms"}
     caption = f"{augment}: {names.get(file.name, re.sub('^[0-9]+_', '', file.stem))}"
     if file.suffix == ".png":
         return Media(f"{augment}-{file.name}", content, caption)
-    if file.suffix != ".wav":
-        return None
     try:
         samples, sample_rate = soundfile.read(io.BytesIO(content), dtype="int16")
     except soundfile.LibsndfileError as error:

@@ -3,12 +3,15 @@
 import math
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from asr.artifacts.plots import learning_curves, spectrogram_pair
+from asr.artifacts.plots import learning_curves, save_picture, spectrogram_pair
+from asr.data.features import LogMel
 
 pytestmark = pytest.mark.filterwarnings("error")
 RANDOM = np.random.default_rng(0)
@@ -44,6 +47,39 @@ def test_spectrograms_share_scale_and_seconds(tmp_path: Path) -> None:
     assert np.array_equal(first.get_array(), before)
     assert np.array_equal(second.get_array(), after)
     assert saved_size(figure, tmp_path / "pair.png")[0] == 1200
+
+
+def test_a_tone_stands_at_its_frequency() -> None:
+    """The features are the training's own, and the axis says where its bins lie."""
+    features = LogMel(16000, 400, 200, 128, None, 1e-5, "none")
+    for hertz in (500, 2000, 4000):
+        tone = torch.sin(2 * math.pi * hertz * torch.arange(16000) / 16000)
+        picture = features(tone).numpy()
+        upper = spectrogram_pair(picture, picture, 0.0125, features.mel.f_max, "a tone").axes[0]
+        ticks = {
+            label.get_text(): place for label, place in zip(upper.get_yticklabels(), upper.get_yticks(), strict=True)
+        }
+        loudest = picture.mean(axis=1).argmax() + 0.5
+        assert ticks[f"{hertz:,}"] == pytest.approx(loudest, abs=1.0)
+        assert set(ticks) == {"250", "500", "1,000", "2,000", "4,000", "8,000"}
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 1000.0])
+def test_no_label_is_cut_off(scale: float) -> None:
+    picture = RANDOM.normal(-8.0, 1.0, (128, 400)) * scale
+    figure = spectrogram_pair(picture, picture, 0.0125, 8000.0, "before and after Gain")
+    drawn = figure.get_tightbbox()
+    assert drawn.x0 >= 0
+    assert drawn.y0 >= 0
+    assert drawn.x1 <= figure.get_figwidth()
+    assert drawn.y1 <= figure.get_figheight()
+
+
+def test_a_picture_for_papers_is_written_beside_each(tmp_path: Path) -> None:
+    png, svg = save_picture(learning_curves(epoch_records(3)), tmp_path / "curves.png")
+    with Image.open(png) as image:
+        assert image.size[0] == 1200
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
 
 
 def test_spectrograms_of_different_length_keep_their_seconds(tmp_path: Path) -> None:

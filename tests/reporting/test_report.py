@@ -169,6 +169,9 @@ def test_the_page_is_one_file_and_markdown_says_the_same(made) -> None:
     linked = re.findall(r"\]\(((?:pictures|sounds)/[^)]+)\)", markdown)
     assert len(linked) == parsed.counts["img"] + parsed.counts["audio"]
     assert all((made[1] / file).stat().st_size for file in linked)
+    drawn = [file.name for file in (made[1] / "pictures").glob("*.svg")]
+    assert sorted(drawn) == ["curves-1.svg", "curves-2.svg", "exp3-variants-1.svg", "learning-rates-1.svg",
+                             "learning-rates-2.svg"]  # fmt: skip
     assert markdown.count("\n|---") == parsed.counts["table"]
     assert "none of our figures may be compared" in page
     assert "none of our figures may be compared" in markdown
