@@ -16,15 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from asr.cli import entry_point
 from asr.console import console
 from asr.errors import InputError
-from asr.reporting.analysis import Resampling
+from asr.reporting import tables
+from asr.reporting.analysis import FAILED_RATE, Resampling
+from asr.reporting.answers import commands, judge
 from asr.reporting.claims import Claims, check_parts, read_claims
 from asr.reporting.groups import group_runs
-from asr.reporting.page import Section, write_report
+from asr.reporting.page import write_report
 from asr.reporting.pictures import augmentation, curves, rates
-from asr.reporting.published import librispeech
-from asr.reporting.tables import commands_and_versions, cost, examples, opening, results, what_was_run
+from asr.reporting.published import librispeech, published_device, published_runs
 from asr.reporting.tracked import KIND_TAG, LeftOut, RunStore, StoredRun
-from asr.reporting.verdicts import answer_all, findings_and_hypotheses, overview
 from asr.settings import GROUP, TEXT, WHOLE_FROM_0, WHOLE_FROM_1, check
 from asr.tracking.sender import open_run
 
@@ -55,8 +55,8 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
         )
     check_parts(claims, sorted({*librispeech(), *(part for one in runs for part in one.scored)}))
     resampling = Resampling(config.bootstrap_samples, config.seed)
-    sections = compose_report(store, claims, runs, left_out, resampling, command)
-    paths = write_report(TITLE, sections, Path(config.output_dir))
+    content = gather(claims, runs, left_out, resampling, command) | {"augmentation": augmentation(store, runs)}
+    paths = write_report(content, Path(config.output_dir))
     settings_only = OmegaConf.masked_copy(config, [str(key) for key in config if key != "claims"])
     plain: dict[str, Any] = OmegaConf.to_container(settings_only, resolve=True)  # type: ignore[assignment]
     tags = {KIND_TAG: "report"}
@@ -70,31 +70,30 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
     return paths
 
 
-def compose_report(
-    store: RunStore,
-    claims: Claims,
-    runs: list[StoredRun],
-    left_out: list[LeftOut],
-    resampling: Resampling,
-    command: str,
-) -> list[Section]:
-    """Return everything that the report says, in its order."""
+def gather(
+    claims: Claims, runs: list[StoredRun], left_out: list[LeftOut], resampling: Resampling, command: str
+) -> dict[str, Any]:
+    """Return everything that the template shows, but for the pictures and sounds of augmentations."""
     groups, others = group_runs(runs, claims.known)
-    answered = [answer_all(claims, group, resampling) for group in groups]
-    return [
-        Section(
-            "What was run",
-            [*opening(groups), *overview(claims, groups, answered), *what_was_run(claims, groups, left_out)],
-        ),
-        results(groups, others, claims.experiments, resampling),
-        findings_and_hypotheses(claims, groups, answered),
-        curves(claims, groups),
-        rates(claims, groups),
-        cost(groups),
-        augmentation(store, runs),
-        examples(groups),
-        commands_and_versions(groups, others, command),
-    ]
+    return {
+        "title": TITLE,
+        "claims": claims,
+        "groups": groups,
+        "judged": [judge(claims, group, resampling) for group in groups],
+        "others": others,
+        "left_out": left_out,
+        "all_runs": [run for group in groups for run in group.all_newest.values()] + others,
+        "resampling": resampling,
+        "command": command,
+        "failed": f"{100 * FAILED_RATE:.0f} %",
+        "curves": curves(claims, groups),
+        "rates": rates(claims, groups),
+        "librispeech": librispeech(),
+        "published_runs": published_runs(),
+        "published_device": published_device(),
+        "commands": commands,
+        **{function.__name__: function for function in tables.FUNCTIONS},
+    }
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from asr.reporting.analysis import (
     verdict_of,
     verdict_of_all,
 )
-from asr.reporting.claims import Claim, Measure, Pair, Question, Rule, Sample
+from asr.reporting.claims import Claim, Claims, Measure, Pair, Question, Rule, Sample
 from asr.reporting.groups import Group, differing_settings
 
 
@@ -29,6 +29,7 @@ class Outcome:
 
     differs:     names of the settings in which the two runs differ, as far as they can change a result
     both_failed: neither model learned, by their CERs, so that the difference says nothing
+    verdict:     on this pair alone
     """
 
     pair: Pair
@@ -37,6 +38,7 @@ class Outcome:
     differs: list[str]
     both_failed: bool
     difference: Interval | None = None
+    verdict: Verdict = Verdict.NOT_TESTABLE
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,58 @@ class Answer:
     mean: Interval | None = None
     problem: str = ""
 
+    @property
+    def compared(self) -> int:
+        """How many pairs the mean is over."""
+        return sum(outcome.difference is not None and not outcome.both_failed for outcome in self.outcomes)
 
-def answers(claim: Claim, group: Group, resampling: Resampling) -> list[Answer]:
-    """Answer each of the claim's questions."""
-    return [_answer(question, group, resampling) for question in claim.questions]
+
+@dataclass(frozen=True)
+class Judged:
+    """A group's answers to every claim, by the claim's name."""
+
+    group: Group
+    answers: dict[str, list[Answer]]
+
+    @property
+    def has_tested(self) -> bool:
+        """Whether any claim could be tested."""
+        return any(map(self.is_tested, self.answers))
+
+    def is_tested(self, name: str) -> bool:
+        """Whether there is anything to show of a claim: both runs of any pair, or why they cannot be compared."""
+        return any(a.problem or any(outcome.difference for outcome in a.outcomes) for a in self.answers[name])
+
+    def problems(self, name: str) -> list[str]:
+        """Return why runs of a claim cannot be compared."""
+        return sorted({answer.problem for answer in self.answers[name]} - {""})
+
+    def lacks_runs(self, name: str) -> bool:
+        """Whether runs of a claim are missing."""
+        return any(a.verdict == Verdict.NOT_TESTABLE and not a.problem for a in self.answers[name])
+
+    def outcome_verdicts(self, name: str) -> list[Verdict]:
+        """Return each verdict on any pair of a claim once."""
+        return sorted({outcome.verdict for answer in self.answers[name] for outcome in answer.outcomes})
+
+
+def judge(claims: Claims, group: Group, resampling: Resampling) -> Judged:
+    """Answer every claim from the runs of a group."""
+    return Judged(
+        group,
+        {
+            name: [_answer(question, group, resampling) for question in claim.questions]
+            for name, claim in claims.claims.items()
+        },
+    )
+
+
+def commands(claim: Claim, group: Group) -> list[str]:
+    """Return what trains the claim's runs: its sweep, or a command for each run that is missing."""
+    if claim.sweep:
+        return [group.command(f"sweep={claim.sweep}")]
+    missing = dict.fromkeys(sample.variant for sample in claim.samples if not group.newest(sample.variant))
+    return [group.command_of(variant) for variant in missing]
 
 
 def _answer(question: Question, group: Group, resampling: Resampling) -> Answer:
@@ -74,7 +124,7 @@ def _answer(question: Question, group: Group, resampling: Resampling) -> Answer:
     ]
     try:
         outcomes = [
-            replace(outcome, difference=_difference(outcome.pair, worse, better, resampling))
+            _judged(question.rule, replace(outcome, difference=_difference(outcome.pair, worse, better, resampling)))
             for outcome, (worse, better) in zip(outcomes, found, strict=True)
         ]
         compared = [
@@ -86,23 +136,23 @@ def _answer(question: Question, group: Group, resampling: Resampling) -> Answer:
         mean = paired_difference(compared, resampling) if is_mean else None
     except ValueError as error:
         return Answer(question, Verdict.NOT_TESTABLE, outcomes, problem=str(error))
-    return Answer(question, _verdict(question, outcomes, mean), outcomes, mean)
+    return Answer(question, _verdict(outcomes, mean), outcomes, mean)
 
 
-def _verdict(question: Question, outcomes: Sequence[Outcome], mean: Interval | None) -> Verdict:
-    verdicts = [outcome_verdict(question, outcome) for outcome in outcomes]
+def _verdict(outcomes: Sequence[Outcome], mean: Interval | None) -> Verdict:
+    verdicts = [outcome.verdict for outcome in outcomes]
     if Verdict.NOT_TESTABLE in verdicts:
         return Verdict.NOT_TESTABLE
     return verdict_of(mean) if mean else verdict_of_all(verdicts)
 
 
-def outcome_verdict(question: Question, outcome: Outcome) -> Verdict:
-    """Return the verdict on one of the question's pairs on its own."""
+def _judged(rule: Rule, outcome: Outcome) -> Outcome:
+    """Return the outcome with the verdict on it."""
     if outcome.difference is None or outcome.worse is None or outcome.better is None:
-        return Verdict.NOT_TESTABLE
-    if question.rule == Rule.failure:
-        return failure_verdict(outcome.worse, outcome.better)
-    return Verdict.BOTH_FAILED if outcome.both_failed else verdict_of(outcome.difference)
+        return outcome
+    if rule == Rule.failure:
+        return replace(outcome, verdict=failure_verdict(outcome.worse, outcome.better))
+    return replace(outcome, verdict=Verdict.BOTH_FAILED if outcome.both_failed else verdict_of(outcome.difference))
 
 
 def _rate(counts: Counts | None, resampling: Resampling) -> Interval | None:

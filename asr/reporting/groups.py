@@ -60,6 +60,11 @@ class Group:
         return {variant: self.runs[variant][0] for variant in variants}
 
     @property
+    def repeats(self) -> list[str]:
+        """Variants with more than one finished run, and how many."""
+        return [f"{self.label(variant)} ({len(runs)})" for variant, runs in self.runs.items() if len(runs) > 1]
+
+    @property
     def parts(self) -> list[str]:
         """The test parts of any of the runs."""
         return sorted({part for run in self.all_newest.values() for part in run.scored})

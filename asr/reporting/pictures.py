@@ -13,7 +13,7 @@ from asr.artifacts.plots import render
 from asr.reporting.charts import Line, dev_curves, learning_rates
 from asr.reporting.claims import Claims, Variant
 from asr.reporting.groups import Group
-from asr.reporting.page import Block, Heading, Media, Section, Text
+from asr.reporting.page import Media
 from asr.reporting.published import learning_rate_curve, published_runs
 from asr.reporting.tracked import RunStore, StoredRun, UnreadableError
 
@@ -21,23 +21,16 @@ STYLES = ("-", ":", "-.", "--")  # by the place of the augmentation in a compari
 POINTS = 1000  # of a published schedule
 
 
-def curves(claims: Claims, groups: Sequence[Group]) -> Section:
-    """Return dev scores by utterances seen, ours beside the writeup's."""
-    blocks: list[Block] = [
-        Text(
-            "Solid lines are ours, dashed lines the writeup's at full scale on LibriSpeech: compare their shapes, "
-            "not their heights, unless the group is full scale on LibriSpeech too. A run that starts from another "
-            "one's weights continues that one's curve. The writeup's WER of exp1 is left out: it was computed wrongly "
-            "(0.19 where the CER is 1.0)."
-        )
-    ]
+def curves(claims: Claims, groups: Sequence[Group]) -> dict[str, list[Media]]:
+    """Draw dev scores by utterances seen, of each group: ours beside the writeup's, and each comparison."""
     order = list(claims.known)
     published = [_published_curve(name, order.index(name)) for name in published_runs() if name in claims.experiments]
+    shown: dict[str, list[Media]] = {}
     for number, group in enumerate(groups, start=1):
         own = [group.own(name) for name in claims.experiments]
         ours = [_curve(group, v, "-", f"{group.label(v)}, ours ({group.scale})") for v in own if group.newest(v)]
         caption = f"Dev scores by utterances seen: ours at {group.name}, and the writeup"
-        blocks += [Heading(group.name), _picture(f"curves-{number}", dev_curves([*ours, *published]), caption)]
+        shown[group.name] = [_picture(f"curves-{number}", dev_curves([*ours, *published]), caption)]
         for name, comparison in claims.comparisons.items():
             if group.can_show(comparison):
                 styles = {augment: STYLES[n % len(STYLES)] for n, augment in enumerate(comparison.augments)}
@@ -46,9 +39,10 @@ def curves(claims: Claims, groups: Sequence[Group]) -> Section:
                     for v in comparison.variants
                     if group.newest(v)
                 ]
-                caption = f"{comparison.title}: {group.name}"
-                blocks.append(_picture(f"{name}-{number}", dev_curves(lines), caption))
-    return Section("Learning curves", blocks)
+                shown[group.name].append(
+                    _picture(f"{name}-{number}", dev_curves(lines), f"{comparison.title}: {group.name}")
+                )
+    return shown
 
 
 def _picture(name: str, figure: Figure, caption: str) -> Media:
@@ -70,15 +64,18 @@ def _published_curve(name: str, number: int) -> Line:
     return Line(f"{name}, writeup (full)", number, "--", [epoch.seen for epoch in epochs], columns)
 
 
-def rates(claims: Claims, groups: Sequence[Group]) -> Section:
-    """Return learning rates by share of the training; one run an experiment, as augmentation does not change them."""
-    blocks: list[Block] = []
+def rates(claims: Claims, groups: Sequence[Group]) -> dict[str, Media]:
+    """Draw learning rates by share of the training, of each group and the writeup.
+
+    One run stands for an experiment, as augmentation does not change its rates.
+    """
     order = list(claims.known)
     published = [
         Line(f"{name}, writeup", order.index(name), "--", *_in_percent(*learning_rate_curve(name, POINTS)))
         for name in published_runs()
         if name in order
     ]
+    shown = {}
     for number, group in enumerate(groups, start=1):
         runs = {variant.experiment: run for variant, run in reversed(group.all_newest.items()) if run.learning_rates}
         ours = [
@@ -88,11 +85,8 @@ def rates(claims: Claims, groups: Sequence[Group]) -> Section:
         ]
         if ours:
             caption = f"Learning rate by share of the training: {group.name}, and the writeup"
-            blocks += [
-                Heading(group.name),
-                _picture(f"learning-rates-{number}", learning_rates([*ours, *published]), caption),
-            ]
-    return Section("Learning rates", blocks or [Text("No run has logged a learning rate.")])
+            shown[group.name] = _picture(f"learning-rates-{number}", learning_rates([*ours, *published]), caption)
+    return shown
 
 
 def _logged_rates(run: StoredRun) -> tuple[list[float], list[float]]:
@@ -103,15 +97,13 @@ def _in_percent(shares: Sequence[float], values: Sequence[float]) -> tuple[list[
     return [100 * share for share in shares], [values]
 
 
-def augmentation(store: RunStore, runs: Sequence[StoredRun]) -> Section:
-    """Of each choice of augment= that was used, one run's utterance before and after; wave_spec first."""
-    blocks: list[Block] = []
-    for augment in sorted({run.augment for run in runs} - {"none"}, key=lambda name: (name != "wave_spec", name)):
-        media = next(filter(None, (_media_of(store, run) for run in runs if run.augment == augment)), None)
-        blocks += [Heading(f"augment={augment}"), *(media or ())]
-        if not media:
-            blocks.append(Text("No run has kept pictures of it."))
-    return Section("Augmentation", blocks or [Text("No run trained with augmentation.")])
+def augmentation(store: RunStore, runs: Sequence[StoredRun]) -> dict[str, list[Media]]:
+    """Return, of each choice of augment= that was used, one run's utterance before and after; wave_spec first."""
+    used = sorted({run.augment for run in runs} - {"none"}, key=lambda name: (name != "wave_spec", name))
+    return {
+        augment: next(filter(None, (_media_of(store, run) for run in runs if run.augment == augment)), [])
+        for augment in used
+    }
 
 
 def _media_of(store: RunStore, run: StoredRun) -> list[Media]:

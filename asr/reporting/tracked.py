@@ -77,6 +77,12 @@ class LeftOut:
     epochs: int
     reason: str
 
+    @property
+    def status_in_words(self) -> str:
+        """What became of the run."""
+        known = {"FINISHED": "finished, not usable", "KILLED": "stopped", "RUNNING": "running or cut off"}
+        return known.get(self.status, self.status.lower())
+
 
 class RunStore:
     """The training runs of one MLflow experiment.

@@ -26,14 +26,12 @@ from asr.console import PartPlan
 from asr.errors import InputError
 from asr.metrics import ErrorRates, score
 from asr.reporting.analysis import Resampling, Verdict
-from asr.reporting.answers import answers
+from asr.reporting.answers import judge
 from asr.reporting.claims import Variant, read_claims
 from asr.reporting.groups import Group, differing_settings, group_key, group_runs
-from asr.reporting.page import Media, Section, Text, write_report
+from asr.reporting.page import Media, write_report
 from asr.reporting.published import librispeech
-from asr.reporting.tables import commands_and_versions, examples, opening, results, what_was_run
 from asr.reporting.tracked import LeftOut, Plan, RunStore, StoredRun
-from asr.reporting.verdicts import answer_all, findings_and_hypotheses
 from asr.tracking.run import flat_params
 from asr.tracking.sender import open_run
 from asr.train import GROUPS
@@ -173,6 +171,9 @@ def test_the_page_is_one_file_and_markdown_says_the_same(made) -> None:
     assert sorted(drawn) == ["curves-1.svg", "curves-2.svg", "exp3-variants-1.svg", "learning-rates-1.svg",
                              "learning-rates-2.svg"]  # fmt: skip
     assert markdown.count("\n|---") == parsed.counts["table"]
+    assert page.count('<div class="scroll"><table>') == parsed.counts["table"], "wide tables scroll on a narrow screen"
+    assert re.search(r"\.scroll \{[^}]*max-width: 100%; overflow-x: auto;", page)
+    assert re.search(r"\nfigure img \{[^}]*max-width: 100%", page)
     assert "none of our figures may be compared" in page
     assert "none of our figures may be compared" in markdown
     assert "spoken by eSpeak NG" in markdown
@@ -239,10 +240,8 @@ def group_of(runs: Sequence[StoredRun]) -> Group:
 
 def verdicts(group: Group) -> dict[str, list[str]]:
     """The verdicts on each of the writeup's claims."""
-    return {
-        name: [answer.verdict.value for answer in answers(claim, group, RESAMPLING)]
-        for name, claim in CLAIMS.claims.items()
-    }
+    judged = judge(CLAIMS, group, RESAMPLING)
+    return {name: [answer.verdict.value for answer in of_claim] for name, of_claim in judged.answers.items()}
 
 
 def configured(run: StoredRun) -> StoredRun:
@@ -255,9 +254,10 @@ def configured(run: StoredRun) -> StoredRun:
     return replace(run, params=flat_params(choices, settings))
 
 
-def written(folder: Path, *sections: Section) -> tuple[str, str]:
-    """index.html and report.md of these sections."""
-    write_report("title", sections, folder)
+def written(folder: Path, runs: list[StoredRun], left_out: Sequence[LeftOut] = (), **more: object) -> tuple[str, str]:
+    """index.html and report.md of these runs."""
+    content = report.gather(CLAIMS, runs, list(left_out), RESAMPLING, "python -m asr.report")
+    write_report(content | {"augmentation": {}} | more, folder)
     return (folder / "index.html").read_text(), (folder / "report.md").read_text()
 
 
@@ -268,7 +268,7 @@ def rows_of(markdown: str, claim: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
-def test_a_whole_factorial_is_judged_and_failure_is_told() -> None:
+def test_a_whole_factorial_is_judged_and_failure_is_told(tmp_path: Path) -> None:
     """On clean only Adam learns, noise or not; on other less is wrong with noise than without."""
     clean = {"exp3": 0.99, "exp3_adam": 0.2, "exp3_sgd_one_cycle": 0.97, "exp3_adam_one_cycle": 0.2}
     other = {"wave_spec": 0.3, "wave_spec_no_noise": 0.5}
@@ -282,7 +282,7 @@ def test_a_whole_factorial_is_judged_and_failure_is_told() -> None:
     assert found["H3a: its schedule made exp3 fail"] == ["contradicted", "did not fail"]
     assert found["H3b: exp3's schedule costs accuracy"] == ["undecided", "undecided"]
     assert found["exp3 is the worst"] == ["not testable yet"]
-    text = str(findings_and_hypotheses(CLAIMS, [group], [answer_all(CLAIMS, group, RESAMPLING)]))
+    _, text = written(tmp_path, runs)
     assert "Both failed: " in text
     assert "it fails as well without" in text
     assert "mean over 2 of 4 pairs" in text
@@ -297,14 +297,9 @@ def test_noise_made_nothing_fail_that_fails_as_well_without() -> None:
         for name, both in rates.items()
         for augment, rate in zip(("wave_spec", "wave_spec_no_noise"), both, strict=True)
     ]
-    group = group_of(runs)
+    found = verdicts(group_of(runs))
     of_failure, of_cost = (
-        {
-            answer.verdict.value
-            for claim in CLAIMS.claims.values()
-            if holds(claim)
-            for answer in answers(claim, group, RESAMPLING)
-        }
+        {verdict for name, claim in CLAIMS.claims.items() if holds(claim) for verdict in found[name]}
         for holds in (
             lambda claim: "noise" in claim.text and "exp3 failed" in claim.text,
             lambda claim: "noise" in claim.text and "exp3 failed" not in claim.text,
@@ -336,8 +331,8 @@ def test_what_made_exp3_fail(exp3: float, without: float, verdict: str) -> None:
 def test_what_differs_between_the_runs_of_a_pair_is_named(tmp_path: Path) -> None:
     pairs = [("exp1", "none"), ("exp2_other", "wave_spec_no_noise")]
     pairs += [(name, augment) for name in EXP3_VARIANTS for augment in ("wave_spec", "wave_spec_no_noise")]
-    group = group_of([configured(stored(*pair, (0.5, 0.5))) for pair in pairs])
-    _, markdown = written(tmp_path, findings_and_hypotheses(CLAIMS, [group], [answer_all(CLAIMS, group, RESAMPLING)]))
+    runs = [configured(stored(*pair, (0.5, 0.5))) for pair in pairs]
+    _, markdown = written(tmp_path, runs)
     differs = {
         claim: [row[4] for row in rows_of(markdown, claim) if "(test-clean)" in row[0] and "mean" not in row[0]]
         for claim in (
@@ -371,15 +366,9 @@ def test_names_and_texts_stand_in_both_outputs_as_they_are(tmp_path: Path) -> No
     run = stored("exp3", "wave_spec", (0.5, 0.5), [f"data.train=[{NASTY}]"])
     heard = [one._replace(reference=NASTY, hypothesis=NASTY) for one in run.scored["test-clean"]]
     run = replace(run, scored={NASTY: heard}, plan=replace(run.plan, name=NASTY, command=NASTY, device=NASTY))
-    groups = [group_of([run])]
-    page, markdown = written(
-        tmp_path,
-        Section("What was run", what_was_run(CLAIMS, groups, [LeftOut(NASTY, "FAILED", 1, NASTY)])),
-        results(groups, [run], CLAIMS.experiments, RESAMPLING),
-        examples(groups),
-        commands_and_versions(groups, [], NASTY),
-        Section(NASTY, [Text(NASTY, strong=True), Media("1.png", b"picture", NASTY)]),
-    )
+    nasty = Media("1.png", b"picture", NASTY)
+    page, markdown = written(tmp_path, [run], [LeftOut(NASTY, "FAILED", 1, NASTY)], command=NASTY,
+                             augmentation={NASTY: [nasty]}, curves={}, rates={})  # fmt: skip
     rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     shown = [Page(text) for text in (page, rendered)]
     for one in shown:
@@ -391,7 +380,8 @@ def test_names_and_texts_stand_in_both_outputs_as_they_are(tmp_path: Path) -> No
 
 def test_a_picture_is_written_whatever_it_is_named_after(tmp_path: Path) -> None:
     """A choice of augment= may lie in a folder."""
-    _, markdown = written(tmp_path, Section("A", [Media("mine/the (loud) one-all.png", b"picture", "a")]))
+    media = {"mine/the (loud) one": [Media("mine/the (loud) one-all.png", b"picture", "a")]}
+    _, markdown = written(tmp_path, [], augmentation=media)
     (picture,) = (tmp_path / "pictures").iterdir()
     assert picture.read_bytes() == b"picture"
     assert f"](pictures/{picture.name})" in markdown
@@ -399,13 +389,12 @@ def test_a_picture_is_written_whatever_it_is_named_after(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("more", "full"), [([], True), (["seed=2"], True), (["epochs=1"], False)])
-def test_only_what_ran_as_in_the_writeup_may_be_set_against_it(more: list[str], full: bool) -> None:
+def test_only_what_ran_as_in_the_writeup_may_be_set_against_it(more: list[str], full: bool, tmp_path: Path) -> None:
     parts = [PartPlan(role, part, librispeech()[part].utterances, 1.0, "")
              for role, part in (("train", "train-clean-100"), ("test", "test-clean"))]  # fmt: skip
     run = stored("exp1", "none", (0.4, 0.5), ["data.root=LibriSpeech", *more])
-    groups = [group_of([replace(run, plan=replace(run.plan, parts=parts))])]
-    text = str([*opening(groups), *what_was_run(CLAIMS, groups, [])])
-    assert ("may be set against the writeup's" in text) == full
+    _, text = written(tmp_path, [replace(run, plan=replace(run.plan, parts=parts))])
+    assert ("may be compared with the writeup's." in text) == full
     assert ("none of our figures may be compared" in text) != full
 
 
