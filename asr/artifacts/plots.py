@@ -120,7 +120,7 @@ def new_figure(height_inches: float) -> Figure:
 
 
 def _colour_range(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Masks are far below all speech, so the dark end comes from the picture that has none."""
+    """Return the ends of the colour scale. Masks are far below speech, so the low end is taken before them."""
     finite = [picture[np.isfinite(picture)] for picture in (before, after)]
     if not all(len(values) for values in finite):
         return 0.0, 1.0
@@ -141,7 +141,7 @@ def _curve(ax: Axes, epochs: np.ndarray, values: np.ndarray, colour: str, label:
 
 
 def _mark_lowest(ax: Axes, epochs: np.ndarray, values: np.ndarray) -> str:
-    """A ring around the lowest value, and the words for the title."""
+    """Draw a ring around the lowest value, and return the words for the title."""
     if not np.isfinite(values).any():
         return ""
     best = int(np.nanargmin(values))

@@ -1,4 +1,4 @@
-"""Which runs may be compared: those of one scale, one corpus and the same other overrides form a group."""
+"""Group the runs that may be compared: those of one scale, one corpus and the same other overrides."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ class Group:
 
     @property
     def all_newest(self) -> dict[Variant, StoredRun]:
-        """The run that stands for each variant, in the order of the experiments."""
+        """The newest run of each variant, in the order of the experiments."""
         order = list(self.experiments)
         variants = sorted(self.runs, key=lambda v: (order.index(v.experiment), v != self.own(v.experiment), v))
         return {variant: self.runs[variant][0] for variant in variants}
@@ -70,7 +70,7 @@ class Group:
         return sorted({part for run in self.all_newest.values() for part in run.scored})
 
     def command(self, *overrides: str) -> str:
-        """The command of a run that would belong to this group."""
+        """Return the command of a run that would belong to this group."""
         return shlex.join(["python", "-m", "asr.train", *overrides, *self.overrides])
 
     def command_of(self, variant: Variant) -> str:
@@ -90,23 +90,23 @@ class Group:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether eSpeak NG speaks the corpus."""
+        """Whether the corpus is spoken by eSpeak NG."""
         return "synthetic" in self.corpus
 
     @property
     def name(self) -> str:
-        """In a few words, for headings and legends."""
+        """Scale, corpus and other overrides, for headings and legends."""
         others = [o for o in self.overrides if o.partition("=")[0] not in ("scale", "data.root")]
         return f"{self.scale} scale, corpus '{self.corpus}'" + "".join(f", {other}" for other in others)
 
     def kept_parts(self, roles: Sequence[str]) -> dict[str, tuple[int, float]]:
-        """Utterances and hours that are used of each part in these roles."""
+        """Return utterances and hours that are used of each part in these roles."""
         plans = [run.plan for run in self.all_newest.values()]
         return {p.source: (p.utterances, p.hours) for plan in plans for p in plan.parts if p.role in roles}
 
     @property
     def is_full(self) -> bool:
-        """Whether it ran as in the writeup, on all of LibriSpeech: whole test parts, and what the filters leave."""
+        """Whether it ran as in the writeup: on whole test parts of LibriSpeech, and all that the filters leave."""
         sizes, test, train = librispeech(), self.kept_parts(["test"]), self.kept_parts(["train"])
         return (
             all(key in AS_PUBLISHED for key in _values(self.overrides))
@@ -135,7 +135,7 @@ def group_runs(runs: Sequence[StoredRun], experiments: Mapping[str, Experiment])
 
 
 def group_key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The overrides without those that tell the runs of a group apart or change only how a run is carried out.
+    """Return the overrides without those that differ within a group or change only how a run is carried out.
 
     init_from is left out, as a second stage names the first one's checkpoint; init_from=null, no first stage, counts.
     """
@@ -152,17 +152,17 @@ def group_key(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def differing_settings(first: StoredRun, second: StoredRun) -> list[str]:
-    """Names of the settings in which two runs differ and that can change a result, and "commit" if their code differs.
+    """Return the settings in which two runs differ and that can change a result, and "commit" if their code differs.
 
-    A group of which the choice differs stands for its settings, except for the learning rate: that is the same thing
-    for all optimizers.
+    Where the choice of a group differs, it is named instead of its settings, except for the learning rate, which means
+    the same for all optimizers.
     """
     one, other = ({**run.params, "commit": run.commit} for run in (first, second))
-    told = differences(one, other, ignore=(*EXECUTION_KEYS, "experiment"))
-    keys = [difference.partition(":")[0] for difference in told]
+    differing = differences(one, other, ignore=(*EXECUTION_KEYS, "experiment"))
+    keys = [difference.partition(":")[0] for difference in differing]
     return [key for key in keys if key == "optimizer.lr" or not within(key, [group for group in keys if group != key])]
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:
-    """The last value of each key, as Hydra takes it; + and ++ of a new key belong to the key."""
+    """Return the last value of each key, as Hydra takes it; + and ++ of a new key belong to the key."""
     return {key: value for key, _, value in (override.partition("=") for override in overrides)}

@@ -37,14 +37,14 @@ class Media:
 
 
 class Marks:
-    """What the template marks up in its own way in Markdown; in_html: as the HTML page shows it."""
+    """Markup that Markdown lacks or that differs in the HTML page, which in_html stands for."""
 
     def __init__(self, in_html: bool) -> None:
         self.in_html = in_html
         self.media_shown: list[Media] = []
 
     def small(self, text: object) -> Markup:
-        """Return what stands in brackets or small behind a table's entry; nothing for no text."""
+        """Return a note behind a table's entry, in brackets or in small print; nothing for no text."""
         marked = in_markdown(str(text))
         return Markup((f"<small>{marked}</small>" if self.in_html else f" ({marked})") if text else "")
 
@@ -138,5 +138,5 @@ def in_markdown(text: str) -> str:
 
 
 def _ticks(text: str, at_least: int) -> str:
-    """More backticks than stand next to each other in the text."""
+    """Return more backticks than the text has next to each other."""
     return "`" * max(at_least, 1 + max(map(len, re.findall("`+", text)), default=0))

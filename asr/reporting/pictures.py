@@ -107,7 +107,7 @@ def augmentation(store: RunStore, runs: Sequence[StoredRun]) -> dict[str, list[M
 
 
 def _media_of(store: RunStore, run: StoredRun) -> list[Media]:
-    """What the run kept of its augmentation; nothing if that cannot be read, so that another run is asked."""
+    """Return what the run kept of its augmentation; nothing if that cannot be read."""
     try:
         names = [name for name in store.file_names(run.run_id, "augmentation") if name.endswith((".png", ".wav"))]
         paths = sorted(names, key=_place)
@@ -117,7 +117,7 @@ def _media_of(store: RunStore, run: StoredRun) -> list[Media]:
 
 
 def _place(path: str) -> tuple[int, int, str]:
-    """The whole chain first (picture, sound before, sound after), then its transforms by number."""
+    """Sort the whole chain first (picture, sound before, sound after), then its transforms by number."""
     file = PurePath(path)
     number = re.match(r"\d+", file.name)
     order = ["all.png", "before.wav", "all.wav"]

@@ -41,7 +41,7 @@ class PublishedRun(NamedTuple):
 
     @property
     def wall_seconds(self) -> float:
-        """Of all logged epochs, each with its pass over dev."""
+        """The time of all logged epochs, each with the scoring of dev."""
         return sum(epoch.seconds for epoch in self.epochs)
 
 
@@ -54,7 +54,7 @@ class PartSize(NamedTuple):
 
 @cache
 def published_runs() -> dict[str, PublishedRun]:
-    """By experiment, in the order of training: a stage that goes on from another comes after it."""
+    """Return the runs by experiment, in the order of training: a stage that continues another comes after it."""
     stored, logged = _results(), _curves()
     runs: dict[str, PublishedRun] = {}
     for name, facts in stored["experiments"].items():
@@ -100,12 +100,12 @@ def learning_rate_curve(name: str, points: int) -> tuple[list[float], list[float
 
 @cache
 def librispeech() -> dict[str, PartSize]:
-    """The parts of LibriSpeech."""
+    """Return the sizes of LibriSpeech's parts."""
     return {part: PartSize(**size) for part, size in _results()["librispeech"].items()}
 
 
 def published_device() -> str:
-    """What the writeup trained on."""
+    """Return the device that the writeup trained on."""
     return _results()["device"]
 
 

@@ -1,4 +1,4 @@
-"""The numbers in the report's tables, and how they are written."""
+"""Compute and write the numbers in the report's tables."""
 
 import math
 from collections import Counter

@@ -71,7 +71,7 @@ def test_no_label_is_cut_off(scale: float) -> None:
     drawn = figure.get_tightbbox()
     assert drawn.x0 >= 0
     assert drawn.y0 >= 0
-    assert drawn.x1 <= figure.get_figwidth()
+    assert drawn.x1 <= figure.get_figwidth() - 0.05
     assert drawn.y1 <= figure.get_figheight()
 
 
