@@ -55,7 +55,12 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
         )
     check_parts(claims, sorted({*librispeech(), *(part for one in runs for part in one.scored)}))
     resampling = Resampling(config.bootstrap_samples, config.seed)
-    content = gather(claims, runs, left_out, resampling, command) | {"augmentation": augmentation(store, runs)}
+    content = gather(claims, runs, left_out, resampling, command)
+    content |= {
+        "curves": curves(claims, content["groups"]),
+        "rates": rates(claims, content["groups"]),
+        "augmentation": augmentation(store, runs),
+    }
     paths = write_report(content, Path(config.output_dir))
     settings_only = OmegaConf.masked_copy(config, [str(key) for key in config if key != "claims"])
     plain: dict[str, Any] = OmegaConf.to_container(settings_only, resolve=True)  # type: ignore[assignment]
@@ -73,7 +78,7 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
 def gather(
     claims: Claims, runs: list[StoredRun], left_out: list[LeftOut], resampling: Resampling, command: str
 ) -> dict[str, Any]:
-    """Return everything that the template shows, but for the pictures and sounds of augmentations."""
+    """Return everything that the template shows, but for pictures and sounds."""
     groups, others = group_runs(runs, claims.known)
     return {
         "title": TITLE,
@@ -86,8 +91,6 @@ def gather(
         "resampling": resampling,
         "command": command,
         "failed": f"{100 * FAILED_RATE:.0f} %",
-        "curves": curves(claims, groups),
-        "rates": rates(claims, groups),
         "librispeech": librispeech(),
         "published_runs": published_runs(),
         "published_device": published_device(),

@@ -30,7 +30,7 @@ def spectrogram_pair(before: np.ndarray, after: np.ndarray, frame_seconds: float
     figure = new_figure(6.4)
     figure.set_layout_engine("none")  # finding the places that are given here takes half of the time
     low, high = _colour_range(*pictures)
-    places = {"left": 0.065, "right": 0.895, "bottom": 0.09, "top": 0.88, "hspace": 0.22}
+    places = {"left": 0.065, "right": 0.885, "bottom": 0.09, "top": 0.88, "hspace": 0.22}
     axes = figure.subplots(2, 1, sharex=True, gridspec_kw=places)
     positions = _mel_positions(np.array(HERTZ), len(pictures[0]), max_hz)
     ticks = [(place, hertz) for place, hertz in zip(positions, HERTZ, strict=True) if place >= 0 and hertz <= max_hz]
@@ -46,7 +46,7 @@ def spectrogram_pair(before: np.ndarray, after: np.ndarray, frame_seconds: float
         ax.set_yticks([min(place, bins) for place, _ in ticks], [f"{hertz:,}" for _, hertz in ticks])
     axes[0].set_xlim(0.0, max(picture.shape[1] for picture in pictures) * frame_seconds)
     axes[1].set_xlabel("seconds")
-    bar = figure.add_axes((0.91, 0.09, 0.014, 0.79))
+    bar = figure.add_axes((0.9, 0.09, 0.014, 0.79))
     figure.colorbar(image, cax=bar, label="log-mel energy", extend="both")
     figure.suptitle(title, fontsize=13)
     return figure

@@ -257,7 +257,7 @@ def configured(run: StoredRun) -> StoredRun:
 def written(folder: Path, runs: list[StoredRun], left_out: Sequence[LeftOut] = (), **more: object) -> tuple[str, str]:
     """index.html and report.md of these runs."""
     content = report.gather(CLAIMS, runs, list(left_out), RESAMPLING, "python -m asr.report")
-    write_report(content | {"augmentation": {}} | more, folder)
+    write_report(content | {"curves": {}, "rates": {}, "augmentation": {}} | more, folder)
     return (folder / "index.html").read_text(), (folder / "report.md").read_text()
 
 
@@ -368,7 +368,7 @@ def test_names_and_texts_stand_in_both_outputs_as_they_are(tmp_path: Path) -> No
     run = replace(run, scored={NASTY: heard}, plan=replace(run.plan, name=NASTY, command=NASTY, device=NASTY))
     nasty = Media("1.png", b"picture", NASTY)
     page, markdown = written(tmp_path, [run], [LeftOut(NASTY, "FAILED", 1, NASTY)], command=NASTY,
-                             augmentation={NASTY: [nasty]}, curves={}, rates={})  # fmt: skip
+                             augmentation={NASTY: [nasty]})  # fmt: skip
     rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     shown = [Page(text) for text in (page, rendered)]
     for one in shown:
