@@ -24,6 +24,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from asr.config.naming import run_name, study_name
 from asr.errors import InputError, ToldError, mask
@@ -36,7 +37,7 @@ from asr.training.signals import LAUNCHER, Interrupted, stop_at_once_on_sigterm,
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 # What a user's mistake raises; OSError is explained only if it is about a path or a full disk.
-MISTAKES = (InputError, HydraException, OmegaConfBaseException, OSError)
+MISTAKES = (InputError, HydraException, OmegaConfBaseException, YAMLError, OSError)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 BAD_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOENT, errno.EEXIST,
             errno.EISDIR, errno.ELOOP)  # fmt: skip
@@ -123,6 +124,8 @@ def _end(error: Exception, command: str) -> NoReturn:
         _fail(str(error))
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         fail_alike(_explain(error, command))
+    if isinstance(error, YAMLError):
+        fail_alike(f"a config file is not valid YAML: {' '.join(str(error).split())}. Text with a colon needs quotes")
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         _fail(f"{error}: the disk is full. Make room, and rerun the command to resume from its last checkpoint")
     if isinstance(error, OSError) and error.errno in BAD_PATH and error.filename:

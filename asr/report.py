@@ -1,7 +1,8 @@
-"""python -m asr.report: compares the runs in MLflow, in one page and in Markdown.
+"""python -m asr.report: compare the runs in MLflow, in one page and in Markdown.
 
 python -m asr.report
 python -m asr.report tracking.experiment=mine output_dir=outputs/report_mine
+python -m asr.report claims=mine          # verdicts on the claims of conf/claims/mine.yaml
 """
 
 import os
@@ -15,17 +16,20 @@ from omegaconf import DictConfig, OmegaConf
 from asr.cli import entry_point
 from asr.console import console
 from asr.errors import InputError
-from asr.reporting.analysis import Resampling
+from asr.reporting import tables
+from asr.reporting.analysis import FAILED_RATE, Resampling
+from asr.reporting.answers import commands, judge
+from asr.reporting.claims import Claims, check_parts, read_claims
 from asr.reporting.groups import group_runs
-from asr.reporting.page import Section, write_report
+from asr.reporting.page import write_report
 from asr.reporting.pictures import augmentation, curves, rates
-from asr.reporting.tables import commands_and_versions, cost, examples, opening, results, what_was_run
+from asr.reporting.published import librispeech, published_device, published_runs
 from asr.reporting.tracked import KIND_TAG, LeftOut, RunStore, StoredRun
-from asr.reporting.verdicts import answer_all, findings_and_hypotheses, overview
 from asr.settings import GROUP, STRING, Rules, check, whole
 from asr.tracking.sender import open_run
 
 RULES: Rules = {
+    "claims": GROUP,
     "tracking": GROUP,
     "tracking.uri": STRING,
     "tracking.experiment": STRING,
@@ -38,15 +42,16 @@ TITLE = "Recurrent CTC recognisers: what was run and what it shows"
 
 @entry_point("report")
 def main(config: DictConfig) -> None:
-    """Writes the report, logs it, and says where it is."""
+    """Write the report, log it, and print where it is."""
     overrides = list(HydraConfig.get().overrides.task)
     paths = run(config, shlex.join(["python", "-m", "asr.report", *overrides]))
     console.print(f"Report: {os.path.relpath(paths[0])}\nAs Markdown: {os.path.relpath(paths[1])}", soft_wrap=True)
 
 
 def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]:
-    """The files that were written, index.html and report.md first; InputError if there is no run to report on."""
+    """Write the report and return its files, index.html and report.md first; InputError if no run can be read."""
     check(config, RULES)
+    claims = read_claims(config.claims)
     settings = config.tracking
     store = RunStore(settings.uri, settings.experiment)
     runs, left_out = store.read()
@@ -56,36 +61,50 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
             "tracking.experiment=NAME, or make runs first: "
             "python -m asr.train sweep=writeup scale=mini data.root=outputs/corpora/synthetic"
         )
-    sections = compose_report(store, runs, left_out, Resampling(config.bootstrap_samples, config.seed), command)
-    paths = write_report(TITLE, sections, Path(config.output_dir))
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    check_parts(claims, sorted({*librispeech(), *(part for one in runs for part in one.scored)}))
+    resampling = Resampling(config.bootstrap_samples, config.seed)
+    content = gather(claims, runs, left_out, resampling, command)
+    content |= {
+        "curves": curves(claims, content["groups"]),
+        "rates": rates(claims, content["groups"]),
+        "augmentation": augmentation(store, runs),
+    }
+    paths = write_report(content, Path(config.output_dir))
+    settings_only = OmegaConf.masked_copy(config, [str(key) for key in config if key != "claims"])
+    plain: dict[str, Any] = OmegaConf.to_container(settings_only, resolve=True)  # type: ignore[assignment]
     tags = {KIND_TAG: "report"}
     with open_run(
         None, settings.uri, settings.experiment, "report", {}, plain, tags, system_metrics_seconds=None
     ) as tracked:
+        tracked.log_text(OmegaConf.to_yaml(config.claims), "claims.yaml")
         for path in paths:
             folder = path.parent.relative_to(config.output_dir).as_posix()
             tracked.log_file(path, "" if folder == "." else folder)
     return paths
 
 
-def compose_report(
-    store: RunStore, runs: list[StoredRun], left_out: list[LeftOut], resampling: Resampling, command: str
-) -> list[Section]:
-    """Everything that the report says, in its order."""
-    groups, others = group_runs(runs)
-    answered = [answer_all(group, resampling) for group in groups]
-    return [
-        Section("What was run", [*opening(groups), *overview(groups, answered), *what_was_run(groups, left_out)]),
-        results(groups, others, resampling),
-        findings_and_hypotheses(groups, answered),
-        curves(groups),
-        rates(groups),
-        cost(groups),
-        augmentation(store, runs),
-        examples(groups),
-        commands_and_versions(groups, others, command),
-    ]
+def gather(
+    claims: Claims, runs: list[StoredRun], left_out: list[LeftOut], resampling: Resampling, command: str
+) -> dict[str, Any]:
+    """Return everything that the template shows, but for pictures and sounds."""
+    groups, others = group_runs(runs, claims.known)
+    return {
+        "title": TITLE,
+        "claims": claims,
+        "groups": groups,
+        "judged": [judge(claims, group, resampling) for group in groups],
+        "others": others,
+        "left_out": left_out,
+        "all_runs": [run for group in groups for run in group.all_newest.values()] + others,
+        "resampling": resampling,
+        "command": command,
+        "failed": f"{100 * FAILED_RATE:.0f} %",
+        "librispeech": librispeech(),
+        "published_runs": published_runs(),
+        "published_device": published_device(),
+        "commands": commands,
+        **{function.__name__: function for function in tables.FUNCTIONS},
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Pictures for people: what augmentation does to an utterance, and how a training went. No window is ever opened."""
+"""Plot what augmentation does to an utterance, and how a training went. No window is ever opened."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,13 +12,15 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 WIDTH_INCHES, DOTS_PER_INCH = 12.0, 100  # 1200 pixels wide
+HERTZ = (250, 500, 1000, 2000, 4000, 8000, 16000)  # of the ticks
 TRAIN, DEV, OTHER = "#8a8f98", "#1f5fa8", "#d1662b"
 
 
-def spectrogram_pair(before: np.ndarray, after: np.ndarray, frame_seconds: float, title: str) -> Figure:
-    """The same utterance before and after augmentation, one above the other, in one colour scale.
+def spectrogram_pair(before: np.ndarray, after: np.ndarray, frame_seconds: float, max_hz: float, title: str) -> Figure:
+    """Draw an utterance before and after augmentation, one above the other, in one colour scale.
 
     before, after: (F, T) and (F, T') log-mel; the lengths may differ
+    max_hz:        the upper edge of the highest mel filter
     raises:        ValueError if either is not of two dimensions or the numbers of mel bins differ
     """
     pictures = [np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)]
@@ -24,10 +28,12 @@ def spectrogram_pair(before: np.ndarray, after: np.ndarray, frame_seconds: float
         shapes = " and ".join(str(picture.shape) for picture in pictures)
         raise ValueError(f"pictures of {shapes}: both must be (mel bins, frames) with as many mel bins")
     figure = new_figure(6.4)
-    figure.set_layout_engine("none")  # it finds the places that are given here, and takes half of the time for it
+    figure.set_layout_engine("none")  # finding the places that are given here takes half of the time
     low, high = _colour_range(*pictures)
-    places = {"left": 0.055, "right": 1.09, "bottom": 0.09, "top": 0.88, "hspace": 0.22}
+    places = {"left": 0.065, "right": 0.885, "bottom": 0.09, "top": 0.88, "hspace": 0.22}
     axes = figure.subplots(2, 1, sharex=True, gridspec_kw=places)
+    positions = _mel_positions(np.array(HERTZ), len(pictures[0]), max_hz)
+    ticks = [(place, hertz) for place, hertz in zip(positions, HERTZ, strict=True) if place >= 0 and hertz <= max_hz]
     for ax, picture, name in zip(axes, pictures, ("before", "after"), strict=True):
         bins, frames = picture.shape
         extent = (0.0, frames * frame_seconds, 0.0, float(bins))
@@ -36,17 +42,31 @@ def spectrogram_pair(before: np.ndarray, after: np.ndarray, frame_seconds: float
             interpolation="nearest",
         )  # fmt: skip
         ax.set_title(name, loc="left", fontsize=11)
-        ax.set_ylabel("mel bin")
-        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.set_ylabel("Hz (mel scale)")
+        ax.set_yticks([min(place, bins) for place, _ in ticks], [f"{hertz:,}" for _, hertz in ticks])
     axes[0].set_xlim(0.0, max(picture.shape[1] for picture in pictures) * frame_seconds)
     axes[1].set_xlabel("seconds")
-    figure.colorbar(image, ax=axes, label="log-mel energy", extend="both", pad=0.015, aspect=35)
+    bar = figure.add_axes((0.9, 0.09, 0.014, 0.79))
+    figure.colorbar(image, cax=bar, label="log-mel energy", extend="both")
     figure.suptitle(title, fontsize=13)
     return figure
 
 
+def _mel_positions(hertz: np.ndarray, bins: int, max_hz: float) -> np.ndarray:
+    """Return where frequencies lie on an axis on which bin i is drawn from i to i + 1.
+
+    The centres of the bins and the two edges, 0 and max_hz, are evenly spaced on the mel scale.
+    source: HTK's mel scale, torchaudio's default
+    """
+
+    def mel(frequency: np.ndarray | float) -> np.ndarray:
+        return np.log10(1 + np.asarray(frequency) / 700)
+
+    return mel(hertz) / mel(max_hz) * (bins + 1) - 0.5
+
+
 def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss, error rates and learning rate by epoch; the best dev WER is marked.
+    """Draw loss, error rates and learning rate by epoch, and mark the best dev WER.
 
     history: of each epoch train_loss, dev_loss, dev_wer, dev_cer (shares, 0.25 is 25 %), learning_rate and, where it
              does not count from 1, epoch; what is absent or None is a gap
@@ -76,7 +96,23 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
+def save_picture(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PNG and, beside it, as SVG for papers; return both paths."""
+    paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    for file in paths:
+        file.write_bytes(render(figure, file.suffix[1:]))
+    return paths
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """Return the content of the figure's file; kind: png or svg."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format=kind)
+    return buffer.getvalue()
+
+
 def new_figure(height_inches: float) -> Figure:
+    """Return an empty figure, 1200 pixels wide as a PNG."""
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout=layout)
     FigureCanvasAgg(figure)
@@ -84,7 +120,7 @@ def new_figure(height_inches: float) -> Figure:
 
 
 def _colour_range(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Masks are far below all speech, so the dark end comes from the picture that has none."""
+    """Return the ends of the colour scale. Masks are far below speech, so the low end is taken before them."""
     finite = [picture[np.isfinite(picture)] for picture in (before, after)]
     if not all(len(values) for values in finite):
         return 0.0, 1.0
@@ -105,7 +141,7 @@ def _curve(ax: Axes, epochs: np.ndarray, values: np.ndarray, colour: str, label:
 
 
 def _mark_lowest(ax: Axes, epochs: np.ndarray, values: np.ndarray) -> str:
-    """A ring around the lowest value, and the words for the title."""
+    """Draw a ring around the lowest value, and return the words for the title."""
     if not np.isfinite(values).any():
         return ""
     best = int(np.nanargmin(values))

@@ -40,12 +40,12 @@ class Counts(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """All errors over all reference symbols."""
+        """The corpus rate: all errors over all reference symbols."""
         return float(self.errors.sum() / self.lengths.sum())
 
 
 class Verdict(StrEnum):
-    """What the numbers say of a claim; the worded rules are in the report."""
+    """What the numbers say about a claim; the report states the rules in words."""
 
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
@@ -56,7 +56,7 @@ class Verdict(StrEnum):
 
 
 def counts_of(counted: dict[str, ErrorCounts]) -> Counts:
-    """Of the error counts by utterance id; an empty reference counts as one symbol long, as ErrorCounts.rate has it."""
+    """Return the counts of utterances, given by id; an empty reference counts as one symbol, as in ErrorCounts.rate."""
     ids = sorted(counted)
     errors = [sum(counted[id][:3]) for id in ids]
     lengths = [max(1, counted[id].length) for id in ids]
@@ -64,17 +64,17 @@ def counts_of(counted: dict[str, ErrorCounts]) -> Counts:
 
 
 def corpus_rate(counts: Counts, resampling: Resampling) -> Interval:
-    """All errors over all reference symbols."""
+    """Return all errors over all reference symbols, with its interval."""
     return _ratio(counts.errors, counts.lengths, resampling)
 
 
 def mean_rate(counts: Counts, resampling: Resampling) -> Interval:
-    """The mean over utterances of each utterance's rate."""
+    """Return the mean over utterances of each utterance's rate, with its interval."""
     return _ratio(counts.errors / counts.lengths, np.ones_like(counts.lengths), resampling)
 
 
 def paired_difference(pairs: Sequence[tuple[Counts, Counts]], resampling: Resampling) -> Interval:
-    """The mean over the pairs of first minus second corpus rate, all scored on the same resampled utterances.
+    """Return the mean over the pairs of first minus second corpus rate, all on the same resampled utterances.
 
     With the same references in all, the mean of differences of rates is the rate of the mean differences of errors.
     raises: ValueError if any two were not scored on the same utterances with the same references
@@ -88,7 +88,7 @@ def paired_difference(pairs: Sequence[tuple[Counts, Counts]], resampling: Resamp
 
 
 def unpaired_difference(first: Counts, second: Counts, resampling: Resampling) -> Interval:
-    """First minus second corpus rate; the utterances of each are resampled on their own."""
+    """Return first minus second corpus rate; the utterances of each are resampled independently."""
     value = first.rate - second.rate
     if min(len(first.ids), len(second.ids)) < 2:
         return Interval(value, np.nan, np.nan)
@@ -103,7 +103,7 @@ def unpaired_difference(first: Counts, second: Counts, resampling: Resampling) -
 
 
 def _ratio(numerators: np.ndarray, denominators: np.ndarray, resampling: Resampling) -> Interval:
-    """The sum of one over the sum of the other, both (U,), resampled together."""
+    """Return the sum of one over the sum of the other, both (U,), resampled together."""
     value = float(numerators.sum() / denominators.sum())
     if len(numerators) < 2:
         return Interval(value, np.nan, np.nan)
@@ -126,14 +126,14 @@ def _settings(utterances: int, resampling: Resampling) -> dict:
 
 
 def verdict_of(difference: Interval) -> Verdict:
-    """On a difference that the claim says is above 0."""
+    """Return the verdict on a difference that the claim says is above 0."""
     if difference.low > 0:
         return Verdict.SUPPORTED
     return Verdict.CONTRADICTED if difference.high < 0 else Verdict.UNDECIDED
 
 
 def failure_verdict(with_it: Interval, without: Interval) -> Verdict:
-    """On a claim that something made a model fail, from the CERs of that model and of one trained without it."""
+    """Return the verdict on what made a model fail, from the CERs of that model and of one trained without it."""
     if with_it.high < FAILED_RATE:
         return Verdict.DID_NOT_FAIL
     if with_it.low >= FAILED_RATE and without.high < FAILED_RATE:
@@ -142,7 +142,7 @@ def failure_verdict(with_it: Interval, without: Interval) -> Verdict:
 
 
 def verdict_of_all(verdicts: Sequence[Verdict]) -> Verdict:
-    """Of a claim that holds only if each of several comparisons does."""
+    """Return the verdict on a claim that holds only if each of several comparisons does."""
     if Verdict.CONTRADICTED in verdicts:
         return Verdict.CONTRADICTED
     return verdicts[0] if len(set(verdicts)) == 1 else Verdict.UNDECIDED

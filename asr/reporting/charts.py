@@ -1,7 +1,6 @@
 """Curves of several runs in one picture: dev scores by utterances seen, learning rates by share of the training."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -9,97 +8,72 @@ from matplotlib.figure import Figure
 
 from asr.artifacts.plots import new_figure
 
-COLOURS = {  # by experiment, the same in all pictures
-    "exp1": "#d1662b",
-    "exp2_clean": "#1f5fa8",
-    "exp2_other": "#3aa0c9",
-    "exp3": "#3a8f4d",
-    "exp3_adam": "#8a5bb5",
-    "exp3_sgd_one_cycle": "#c2a01d",
-    "exp3_adam_one_cycle": "#b03a5b",
-}
+COLOURS = ("#d1662b", "#1f5fa8", "#3aa0c9", "#3a8f4d", "#8a5bb5", "#c2a01d", "#b03a5b", "#5c6570", "#7a4b2a", "#2a7a6f")
 
 
-class Curve(NamedTuple):
-    """A run's dev scores after each epoch; cer and wer are shares, means over utterances, None where unknown.
+class Line(NamedTuple):
+    """A run in a picture.
 
-    seen: utterances trained on until then
-    style: of the line, as matplotlib has it
+    number: of its experiment, which decides the colour
+    style:  as matplotlib has it
+    y:      for each panel as many values as x has; None is a gap
     """
 
     label: str
-    experiment: str
+    number: int
     style: str
-    seen: Sequence[float]
-    cer: Sequence[float | None]
-    wer: Sequence[float | None]
-    loss: Sequence[float | None]
+    x: Sequence[float]
+    y: Sequence[Sequence[float | None]]
 
 
-class RateLine(NamedTuple):
-    """A run's learning rate by the share of its steps that is done."""
-
-    label: str
-    experiment: str
-    style: str
-    share: Sequence[float]
-    rate: Sequence[float]
-
-
-def dev_curves(curves: Sequence[Curve]) -> Figure:
-    """CER and WER (means over utterances) and loss on dev, over utterances seen on a logarithmic axis."""
+def dev_curves(lines: Sequence[Line]) -> Figure:
+    """Draw CER and WER (shares, drawn in percent) and loss on dev over utterances seen, on a logarithmic axis."""
     figure = new_figure(6.4)
     panels = figure.subplots(1, 3)
     titles = ("dev CER, mean over utterances, %", "dev WER, mean over utterances, %", "dev loss, CTC")
-    for ax, title in zip(panels, titles, strict=True):
-        _dress(ax, title, "utterances seen")
+    for index, (ax, title, factor) in enumerate(zip(panels, titles, (100, 100, 1), strict=True)):
+        _set_up(ax, title, "utterances seen")
         ax.set_xscale("log")
-    for curve in curves:
-        columns = ([_percent(v) for v in curve.cer], [_percent(v) for v in curve.wer], curve.loss)
-        for ax, values in zip(panels, columns, strict=True):
-            _line(ax, curve, curve.seen, values)
-    _legend(figure, panels[0])
-    for ax in panels:
+        for line in lines:
+            _plot(ax, line, index, factor)
         ax.set_ylim(bottom=0.0)
+    _add_legend(figure, panels[0])
     return figure
 
 
-def learning_rates(lines: Sequence[RateLine]) -> Figure:
-    """On a logarithmic axis."""
-    figure = new_figure(4.6)
+def learning_rates(lines: Sequence[Line]) -> Figure:
+    """Draw learning rates over the share of the training, in percent, on a logarithmic axis.
+
+    The axis begins at a hundredth of the lowest peak: a one-cycle schedule starts at a 25th of its peak, and its last
+    steps go down to a 250,000th, which would leave little room for all else.
+    """
+    figure = new_figure(5.2)
     ax = figure.subplots()
-    _dress(ax, "learning rate", "share of the training done, %")
+    _set_up(ax, "learning rate", "share of the training done, %")
     ax.set_yscale("log")
     for line in lines:
-        _line(ax, line, [100 * share for share in line.share], line.rate)
-    _legend(figure, ax)
+        _plot(ax, line, 0, 1)
+    peaks = [peak for line in lines if (peak := max((rate or 0.0 for rate in line.y[0]), default=0.0)) > 0]
+    if peaks:
+        ax.set_ylim(min(peaks) / 100, max(peaks) * 1.5)
+    _add_legend(figure, ax)
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """The picture's file."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _dress(ax: Axes, title: str, x_label: str) -> None:
+def _set_up(ax: Axes, title: str, x_label: str) -> None:
     ax.set_title(title, loc="left", fontsize=11)
     ax.set_xlabel(x_label)
     ax.grid(color="#e4e6ea", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _line(ax: Axes, of: Curve | RateLine, x: Sequence[float], y: Sequence[float | None]) -> None:
-    ax.plot(x, [float("nan") if v is None else v for v in y], of.style, color=COLOURS[of.experiment], label=of.label,
-            linewidth=1.8, marker="o" if len(x) == 1 else None)  # fmt: skip
+def _plot(ax: Axes, line: Line, panel: int, factor: float) -> None:
+    values = [float("nan") if value is None else factor * value for value in line.y[panel]]
+    ax.plot(line.x, values, line.style, color=COLOURS[line.number % len(COLOURS)], label=line.label, linewidth=1.8,
+            marker="o" if len(values) == 1 else None)  # fmt: skip
 
 
-def _legend(figure: Figure, ax: Axes) -> None:
+def _add_legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share

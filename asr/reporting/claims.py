@@ -1,274 +1,215 @@
-"""What the writeup found and what may explain it, as claims that runs can support or contradict."""
+"""The claims of conf/claims/NAME.yaml, read and checked; conf/claims/writeup.yaml explains the fields."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
 
-from asr.reporting.analysis import (
-    FAILED_RATE,
-    Counts,
-    Interval,
-    Resampling,
-    Verdict,
-    corpus_rate,
-    counts_of,
-    failure_verdict,
-    paired_difference,
-    unpaired_difference,
-    verdict_of,
-    verdict_of_all,
-)
-from asr.reporting.groups import EXP3_VARIANTS, WRITEUP, Group, Variant, differing_settings
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-CLEAN, OTHER = "test-clean", "test-other"
+from asr.errors import InputError, first_line
+from asr.reporting.experiments import Experiment, find_option, load_experiments
 
 
-class Sample(NamedTuple):
-    """A model's transcripts of a test part."""
+class Kind(StrEnum):
+    """What a claim is: found by someone, or supposed."""
 
-    variant: Variant
-    part: str
+    finding = "finding"
+    hypothesis = "hypothesis"
 
 
-class Contrast(NamedTuple):
-    """Two samples of which the claim says that the first has the higher CER."""
+class Rule(StrEnum):
+    """How pairs of runs become one verdict."""
 
-    worse: Sample
-    better: Sample
+    mean = "mean"
+    each = "each"
+    failure = "failure"
+
+
+class Measure(StrEnum):
+    """An error rate: of the corpus, or the mean over utterances."""
+
+    cer = "cer"
+    wer = "wer"
+    mean_cer = "mean_cer"
+    mean_wer = "mean_wer"
+
+
+class Variant(NamedTuple):
+    """An experiment with an augmentation."""
+
+    experiment: str
+    augment: str
+
+
+@dataclass
+class Sample:
+    """The transcripts of a test part by the newest run of an experiment with an augmentation."""
+
+    experiment: str = MISSING
+    augment: str = ""
+    part: str = ""
+
+    @property
+    def variant(self) -> Variant:
+        """The run's experiment and augmentation."""
+        return Variant(self.experiment, self.augment)
+
+
+@dataclass
+class Pair:
+    """Two samples, of which the claim says that the first has the higher error rate."""
+
+    worse: Sample = field(default_factory=Sample)
+    better: Sample = field(default_factory=Sample)
 
     @property
     def is_paired(self) -> bool:
         """Whether both are scored on the same utterances."""
         return self.worse.part == self.better.part
 
+    def on(self, part: str) -> "Pair":
+        """Return the same pair, scored on a test part."""
+        return Pair(*(Sample(*sample.variant, part) for sample in (self.worse, self.better)))
+
 
 class Question(NamedTuple):
-    """Contrasts that together get one verdict.
-
-    rule: "mean" goes by their mean difference, "each" asks that each of them holds, "failure" that the first model of
-          each failed and the second learned
-    """
+    """Pairs that get one verdict together."""
 
     name: str
-    contrasts: tuple[Contrast, ...]
-    rule: Literal["mean", "each", "failure"] = "mean"
+    pairs: list[Pair]
+    rule: Rule
+    measure: Measure
 
 
-class Claim(NamedTuple):
-    """sweep: the choice of sweep= that trains all that the claim needs."""
+@dataclass
+class Claim:
+    """A claim as its file states it."""
 
-    name: str
-    text: str
-    kind: Literal["finding", "hypothesis"]
-    sweep: str
-    questions: tuple[Question, ...]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A contrast's corpus CERs, None where the run is missing, and their difference.
-
-    differs: names of what differs between the two samples, as far as it can change a result
-    """
-
-    contrast: Contrast
-    worse: Interval | None
-    better: Interval | None
-    differs: list[str]
-    difference: Interval | None = None
+    text: str = MISSING
+    kind: Kind = MISSING
+    rule: Rule = MISSING
+    pairs: list[Pair] = MISSING
+    parts: list[str] = field(default_factory=list)
+    measure: Measure = Measure.cer
+    sweep: str | None = None
 
     @property
-    def both_failed(self) -> bool:
-        """Whether neither model learned, so that their difference says nothing."""
-        return all(rate is not None and rate.value >= FAILED_RATE for rate in (self.worse, self.better))
+    def samples(self) -> list[Sample]:
+        """Every sample of every pair."""
+        return [sample for pair in self.pairs for sample in (pair.worse, pair.better)]
+
+    @property
+    def questions(self) -> list[Question]:
+        """One for each of the claim's parts, or for each pair that names its own."""
+        if self.parts:
+            asked = {part: [pair.on(part) for pair in self.pairs] for part in self.parts}
+        else:
+            asked = {_name(pair): [pair] for pair in self.pairs}
+        return [Question(name, pairs, self.rule, self.measure) for name, pairs in asked.items()]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The verdict on a question.
+@dataclass
+class Comparison:
+    """Experiments by augmentations, on test parts."""
 
-    mean: where the rule is the mean of several contrasts, that of those in which not both models failed
+    title: str = MISSING
+    experiments: list[str] = MISSING
+    augments: list[str] = MISSING
+    parts: list[str] = MISSING
+
+    @property
+    def variants(self) -> list[Variant]:
+        """Every experiment with every augmentation."""
+        return [Variant(experiment, augment) for experiment in self.experiments for augment in self.augments]
+
+
+@dataclass
+class Claims:
+    """A file of claims.
+
+    experiments: those whose results are shown whether they were run or not
+    known:       every experiment that the file names, in the order of the report
     """
 
-    question: Question
-    verdict: Verdict
-    outcomes: list[Outcome]
-    mean: Interval | None = None
-    problem: str = ""
+    claims: dict[str, Claim] = MISSING
+    experiments: list[str] = field(default_factory=list)
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.known: dict[str, Experiment] = {}
 
 
-def _on_each_part(*pairs: tuple[Variant, Variant], rule: Literal["mean", "failure"] = "mean") -> tuple[Question, ...]:
-    return tuple(
-        Question(part, tuple(Contrast(Sample(worse, part), Sample(better, part)) for worse, better in pairs), rule)
-        for part in (CLEAN, OTHER)
-    )
+def read_claims(config: DictConfig) -> Claims:
+    """Read the group `claims` of a config.
 
-
-def _made_exp3_fail(saved: Variant) -> tuple[Question, ...]:
-    """saved: exp3 without what is said to have made it fail."""
-    return _on_each_part((Variant.of("exp3"), saved), rule="failure")
-
-
-def _with_both_augments(*experiments: tuple[str, str]) -> list[tuple[Variant, Variant]]:
-    return [
-        (Variant(worse, augment), Variant(better, augment))
-        for worse, better in experiments
-        for augment in ("wave_spec", "wave_spec_no_noise")
-    ]
-
-
-def _on_clean(worse: str, better: str) -> Contrast:
-    return Contrast(Sample(Variant.of(worse), CLEAN), Sample(Variant.of(better), CLEAN))
-
-
-CLAIMS = (
-    Claim(
-        "exp2 beats exp1",
-        "exp2, after both of its stages, makes fewer errors than exp1 (writeup: test-clean CER 16 % against 39 %).",
-        "finding",
-        "writeup",
-        (Question(CLEAN, (_on_clean("exp1", "exp2_other"),)),),
-    ),
-    Claim(
-        "exp3 is the worst",
-        "exp3 makes more errors than exp1 and than exp2 after both stages (writeup: test-clean CER 71 % against 39 % "
-        "and 16 %).",
-        "finding",
-        "writeup",
-        (Question(CLEAN, (_on_clean("exp3", "exp1"), _on_clean("exp3", "exp2_other")), "each"),),
-    ),
-    Claim(
-        "other is harder than clean",
-        "The test part other has more errors than clean (writeup: CER 27 % against 16 % for exp2; for exp3 it is the "
-        "other way round, 68 % against 71 %). Two parts are two sets of utterances, so the samples are not paired.",
-        "finding",
-        "writeup",
-        tuple(
-            Question(name, (Contrast(Sample(Variant.of(name), OTHER), Sample(Variant.of(name), CLEAN)),))
-            for name in WRITEUP
-        ),
-    ),
-    Claim(
-        "H1a: noise made exp3 fail",
-        "exp3 failed because Gaussian noise on top of hard speech is too much (the writeup's guess): without the noise "
-        "it learns.",
-        "hypothesis",
-        "hypotheses",
-        _made_exp3_fail(Variant("exp3", "wave_spec_no_noise")),
-    ),
-    Claim(
-        "H1b: noise costs accuracy",
-        "Where a model learns, it has a higher CER if it was trained with Gaussian noise than without.",
-        "hypothesis",
-        "hypotheses",
-        _on_each_part(*((Variant(e, "wave_spec"), Variant(e, "wave_spec_no_noise")) for e in EXP3_VARIANTS)),
-    ),
-    Claim(
-        "H2a: SGD made exp3 fail",
-        "exp3 failed because it was trained by SGD and not by Adam (the writeup's guess): with Adam, at the same "
-        "learning rates, it learns.",
-        "hypothesis",
-        "hypotheses",
-        _made_exp3_fail(Variant.of("exp3_adam")),
-    ),
-    Claim(
-        "H2b: SGD costs accuracy",
-        "SGD has a higher CER than Adam, on average over two schedules: exp3's cyclic one at the same learning rates, "
-        "and the one-cycle schedule at exp1's rates for SGD and exp2's for Adam.",
-        "hypothesis",
-        "hypotheses",
-        _on_each_part(*_with_both_augments(("exp3", "exp3_adam"), ("exp3_sgd_one_cycle", "exp3_adam_one_cycle"))),
-    ),
-    Claim(
-        "H3a: its schedule made exp3 fail",
-        "exp3 failed because of its learning rates, cyclic from 6e-4 and soon close to 1e-4 (a guess from the "
-        "published logs): with exp1's schedule, one cycle up to 0.01, it learns.",
-        "hypothesis",
-        "hypotheses",
-        _made_exp3_fail(Variant.of("exp3_sgd_one_cycle")),
-    ),
-    Claim(
-        "H3b: exp3's schedule costs accuracy",
-        "exp3's schedule gives a higher CER than the one-cycle schedules, exp1's for SGD and exp2's for Adam, on "
-        "average over both optimizers.",
-        "hypothesis",
-        "hypotheses",
-        _on_each_part(*_with_both_augments(("exp3", "exp3_sgd_one_cycle"), ("exp3_adam", "exp3_adam_one_cycle"))),
-    ),
-    Claim(
-        "TimeInversion hurts",
-        "Playing some training utterances backwards raises the CER of exp2's first stage (the writeup tried and "
-        "dropped it: impossible to listen to).",
-        "hypothesis",
-        "failures",
-        _on_each_part((Variant("exp2_clean", "time_inversion"), Variant("exp2_clean", "wave_spec"))),
-    ),
-)
-
-
-def answers(claim: Claim, group: Group, resampling: Resampling) -> list[Answer]:
-    """An answer to each of the claim's questions, from the runs of a group."""
-    return [_answer(question, group, resampling) for question in claim.questions]
-
-
-def _answer(question: Question, group: Group, resampling: Resampling) -> Answer:
-    found = [(c, _counts(group, c.worse), _counts(group, c.better)) for c in question.contrasts]
-    outcomes = [
-        Outcome(c, _rate(worse, resampling), _rate(better, resampling), _differs(group, c))
-        for c, worse, better in found
-    ]
+    Samples that name no augmentation get that of their experiment.
+    raises: InputError for a field that is missing, unknown or of a wrong value, and for an experiment, an augmentation
+            or a sweep that conf/ does not have
+    """
     try:
-        outcomes = [
-            replace(outcome, difference=_difference(contrast, worse, better, resampling))
-            for outcome, (contrast, worse, better) in zip(outcomes, found, strict=True)
-        ]
-        told = [
-            (w, b) for outcome, (_, w, b) in zip(outcomes, found, strict=True) if w and b and not outcome.both_failed
-        ]
-        mean = paired_difference(told, resampling) if question.rule == "mean" and len(found) > 1 and told else None
-    except ValueError as error:
-        return Answer(question, Verdict.NOT_TESTABLE, outcomes, problem=str(error))
-    return Answer(question, _verdict(question, outcomes, mean), outcomes, mean)
+        claims: Claims = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Claims), config))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        where = f" ({error.full_key})" if error.full_key else ""
+        raise InputError(
+            f"claims{where}: {first_line(error)}. conf/claims/writeup.yaml explains the fields of a file of claims"
+        ) from error
+    if not claims.claims:
+        raise InputError("claims: the file states none; conf/claims/writeup.yaml is an example")
+    named = [sample.experiment for claim in claims.claims.values() for sample in claim.samples]
+    compared = [name for comparison in claims.comparisons.values() for name in comparison.experiments]
+    claims.known = load_experiments(list(dict.fromkeys([*claims.experiments, *compared, *named])), "claims")
+    claims.experiments = claims.experiments or list(dict.fromkeys(named))
+    for name, claim in claims.claims.items():
+        _check(name, claim)
+        for sample in claim.samples:
+            sample.augment = sample.augment or claims.known[sample.experiment].augment
+            find_option("augment", sample.augment, f"claims ({name})")
+    for name, comparison in claims.comparisons.items():
+        for augment in comparison.augments:
+            find_option("augment", augment, f"claims ({name})")
+    return claims
 
 
-def _verdict(question: Question, outcomes: Sequence[Outcome], mean: Interval | None) -> Verdict:
-    verdicts = [outcome_verdict(question, outcome) for outcome in outcomes]
-    if Verdict.NOT_TESTABLE in verdicts:
-        return Verdict.NOT_TESTABLE
-    return verdict_of(mean) if mean else verdict_of_all(verdicts)
+def check_parts(claims: Claims, known: Sequence[str]) -> None:
+    """Raise InputError for a test part of a claim or comparison that is none of these."""
+    for name, part in _named_parts(claims):
+        if part not in known:
+            raise InputError(
+                f"claims ({name}): there is no test part {part!r}: no run was scored on it, and LibriSpeech has none "
+                f"of this name. Name one of these: {', '.join(known)}"
+            )
 
 
-def outcome_verdict(question: Question, outcome: Outcome) -> Verdict:
-    """Of one of the question's contrasts on its own."""
-    if outcome.difference is None or outcome.worse is None or outcome.better is None:
-        return Verdict.NOT_TESTABLE
-    if question.rule == "failure":
-        return failure_verdict(outcome.worse, outcome.better)
-    return Verdict.BOTH_FAILED if outcome.both_failed else verdict_of(outcome.difference)
+def _named_parts(claims: Claims) -> Iterator[tuple[str, str]]:
+    for name, claim in claims.claims.items():
+        yield from ((name, sample.part) for q in claim.questions for p in q.pairs for sample in (p.worse, p.better))
+    for name, comparison in claims.comparisons.items():
+        yield from ((name, part) for part in comparison.parts)
 
 
-def _difference(
-    contrast: Contrast, worse: Counts | None, better: Counts | None, resampling: Resampling
-) -> Interval | None:
-    if worse is None or better is None:
-        return None
-    if contrast.is_paired:
-        return paired_difference([(worse, better)], resampling)
-    return unpaired_difference(worse, better, resampling)
+def _check(name: str, claim: Claim) -> None:
+    if not claim.pairs:
+        raise InputError(f"claims ({name}): pairs is empty; name at least one pair of runs, worse and better")
+    if any(bool(sample.part) == bool(claim.parts) for sample in claim.samples):
+        raise InputError(
+            f"claims ({name}): the test parts must be named once: either by parts, for all pairs, or by part in each "
+            "worse and better"
+        )
+    if claim.rule == Rule.failure and claim.measure != Measure.cer:
+        raise InputError(
+            f"claims ({name}): measure={claim.measure}: the rule failure goes by the CER, since a WER of 100 % may be "
+            "that of a model that learns; leave measure out, or take the rule mean or each"
+        )
+    if claim.sweep:
+        find_option("sweep", claim.sweep, f"claims ({name})")
 
 
-def _differs(group: Group, contrast: Contrast) -> list[str]:
-    worse, better = group.newest(contrast.worse.variant), group.newest(contrast.better.variant)
-    if worse is None or better is None:
-        return []
-    return [*([] if contrast.is_paired else ["test part"]), *differing_settings(worse, better)]
-
-
-def _counts(group: Group, sample: Sample) -> Counts | None:
-    run = group.newest(sample.variant)
-    scored = run.scored.get(sample.part) if run else None
-    return counts_of({one.id: one.characters for one in scored}) if scored else None
-
-
-def _rate(counts: Counts | None, resampling: Resampling) -> Interval | None:
-    return None if counts is None else corpus_rate(counts, resampling)
+def _name(pair: Pair) -> str:
+    """Name a pair that gets a verdict of its own."""
+    worse, better = (
+        sample.experiment if pair.worse.variant == pair.better.variant else f"{sample.experiment} {sample.augment}"
+        for sample in (pair.worse, pair.better)
+    )
+    return worse if worse == better else f"{worse} ({pair.worse.part}) against {better} ({pair.better.part})"

@@ -1,58 +1,68 @@
-"""Which runs may be compared: those of one scale, one corpus and the same other overrides form a group."""
+"""Group the runs that may be compared: those of one scale, one corpus and the same other overrides."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import NamedTuple
 
 from asr.config.naming import EXECUTION_KEYS, NOT_COMPARED
+from asr.reporting.claims import Comparison, Variant
+from asr.reporting.experiments import Experiment
 from asr.reporting.published import librispeech
 from asr.reporting.tracked import StoredRun
 from asr.settings import differences, within
 
-WRITEUP = ("exp1", "exp2_clean", "exp2_other", "exp3")
-EXP3_VARIANTS = ("exp3", "exp3_adam", "exp3_sgd_one_cycle", "exp3_adam_one_cycle")
-AUGMENT = {"exp1": "none", "exp2_clean": "wave_spec", "exp2_other": "wave_spec_no_noise"} | dict.fromkeys(
-    EXP3_VARIANTS, "wave_spec"
-)  # what each experiment trains with unless augment= says otherwise
 AS_PUBLISHED = ("data.root", "seed", "device", "precision", "deterministic")  # leave an experiment what it is
 KEPT_SHARE = 0.5  # the writeup's filters keep 53 to 62 % of a training part's utterances
 
 
-class Variant(NamedTuple):
-    """An experiment with an augmentation: what a run of a group is told apart by."""
-
-    experiment: str
-    augment: str
-
-    @classmethod
-    def of(cls, experiment: str) -> "Variant":
-        """The experiment as it is configured."""
-        return cls(experiment, AUGMENT[experiment])
-
-    def __str__(self) -> str:
-        own = self.augment == AUGMENT[self.experiment]
-        return self.experiment if own else f"{self.experiment} with {self.augment}"
-
-
 @dataclass(frozen=True)
 class Group:
-    """Runs that belong together; of each variant all finished ones, the newest first."""
+    """Runs that belong together.
+
+    runs:        of each variant all finished ones, the newest first
+    experiments: those that a group may have, in the order of the report
+    """
 
     overrides: tuple[str, ...]
     runs: dict[Variant, list[StoredRun]]
+    experiments: Mapping[str, Experiment]
+
+    def own(self, experiment: str) -> Variant:
+        """Return the experiment as it is configured."""
+        return Variant(experiment, self.experiments[experiment].augment)
+
+    def label(self, variant: Variant) -> str:
+        """Name a variant by its experiment and, unless it is the experiment's own, its augmentation."""
+        is_own = variant == self.own(variant.experiment)
+        return variant.experiment if is_own else f"{variant.experiment} with {variant.augment}"
 
     def newest(self, variant: Variant) -> StoredRun | None:
-        """The run that stands for the variant."""
+        """Return the variant's newest run."""
         return next(iter(self.runs.get(variant, [])), None)
+
+    def stage_before(self, run: StoredRun) -> StoredRun | None:
+        """Return the run whose best checkpoint this one started from, if it is in the group."""
+        started_from = run.params.get("init_from")
+        return next(
+            (r for r in self.all_newest.values() if f"{r.params.get('output_dir')}/best.pt" == started_from), None
+        )
+
+    def can_show(self, comparison: Comparison) -> bool:
+        """Whether enough of a comparison was run to compare anything."""
+        return sum(variant in self.runs for variant in comparison.variants) > 1
 
     @property
     def all_newest(self) -> dict[Variant, StoredRun]:
-        """The run that stands for each variant, in the order of the experiments."""
-        order = list(AUGMENT)
-        variants = sorted(self.runs, key=lambda v: (order.index(v.experiment), v.augment != AUGMENT[v.experiment], v))
+        """The newest run of each variant, in the order of the experiments."""
+        order = list(self.experiments)
+        variants = sorted(self.runs, key=lambda v: (order.index(v.experiment), v != self.own(v.experiment), v))
         return {variant: self.runs[variant][0] for variant in variants}
+
+    @property
+    def repeats(self) -> list[str]:
+        """Variants with more than one finished run, and how many."""
+        return [f"{self.label(variant)} ({len(runs)})" for variant, runs in self.runs.items() if len(runs) > 1]
 
     @property
     def parts(self) -> list[str]:
@@ -60,8 +70,13 @@ class Group:
         return sorted({part for run in self.all_newest.values() for part in run.scored})
 
     def command(self, *overrides: str) -> str:
-        """The command of a run that would belong to this group."""
+        """Return the command of a run that would belong to this group."""
         return shlex.join(["python", "-m", "asr.train", *overrides, *self.overrides])
+
+    def command_of(self, variant: Variant) -> str:
+        """Return the command that trains a variant as a run of this group."""
+        chosen = [] if variant == self.own(variant.experiment) else [f"augment={variant.augment}"]
+        return self.command(f"experiment={variant.experiment}", *chosen)
 
     @property
     def scale(self) -> str:
@@ -75,23 +90,23 @@ class Group:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether eSpeak NG speaks the corpus."""
+        """Whether the corpus is spoken by eSpeak NG."""
         return "synthetic" in self.corpus
 
     @property
     def name(self) -> str:
-        """In a few words, for headings and legends."""
+        """Scale, corpus and other overrides, for headings and legends."""
         others = [o for o in self.overrides if o.partition("=")[0] not in ("scale", "data.root")]
         return f"{self.scale} scale, corpus '{self.corpus}'" + "".join(f", {other}" for other in others)
 
     def kept_parts(self, roles: Sequence[str]) -> dict[str, tuple[int, float]]:
-        """Utterances and hours that are used of each part in these roles."""
+        """Return utterances and hours that are used of each part in these roles."""
         plans = [run.plan for run in self.all_newest.values()]
         return {p.source: (p.utterances, p.hours) for plan in plans for p in plan.parts if p.role in roles}
 
     @property
     def is_full(self) -> bool:
-        """Whether it ran as in the writeup, on all of LibriSpeech: whole test parts, and what the filters leave."""
+        """Whether it ran as in the writeup: on whole test parts of LibriSpeech, and all that the filters leave."""
         sizes, test, train = librispeech(), self.kept_parts(["test"]), self.kept_parts(["train"])
         return (
             all(key in AS_PUBLISHED for key in _values(self.overrides))
@@ -102,21 +117,25 @@ class Group:
         )
 
 
-def group_runs(runs: Sequence[StoredRun]) -> tuple[list[Group], list[StoredRun]]:
-    """Groups of the experiments' runs, the largest first, and the runs of no such experiment; `runs`: newest first."""
+def group_runs(runs: Sequence[StoredRun], experiments: Mapping[str, Experiment]) -> tuple[list[Group], list[StoredRun]]:
+    """Return groups of the experiments' runs, the largest first, and the runs of other experiments or of none.
+
+    runs: the newest first
+    """
     groups: dict[tuple[str, ...], dict[Variant, list[StoredRun]]] = {}
     others = []
     for run in runs:
-        if run.experiment in AUGMENT:
+        if run.experiment in experiments:
             variants = groups.setdefault(group_key(run.plan.overrides), {})
             variants.setdefault(Variant(run.experiment, run.augment), []).append(run)
         else:
             others.append(run)
-    return [Group(key, groups[key]) for key in sorted(groups, key=lambda key: (-len(groups[key]), key))], others
+    by_size = sorted(groups, key=lambda key: (-len(groups[key]), key))
+    return [Group(key, groups[key], experiments) for key in by_size], others
 
 
 def group_key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The overrides without those that tell the runs of a group apart or change only how a run is carried out.
+    """Return the overrides without those that differ within a group or change only how a run is carried out.
 
     init_from is left out, as a second stage names the first one's checkpoint; init_from=null, no first stage, counts.
     """
@@ -133,17 +152,17 @@ def group_key(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def differing_settings(first: StoredRun, second: StoredRun) -> list[str]:
-    """Names of the settings in which two runs differ and that can change a result, and "commit" if their code differs.
+    """Return the settings in which two runs differ and that can change a result, and "commit" if their code differs.
 
-    A group of which the choice differs stands for its settings, except for the learning rate: that is the same thing
-    for all optimizers.
+    Where the choice of a group differs, it is named instead of its settings, except for the learning rate, which means
+    the same for all optimizers.
     """
     one, other = ({**run.params, "commit": run.commit} for run in (first, second))
-    told = differences(one, other, ignore=(*NOT_COMPARED, "experiment"))
-    keys = [difference.partition(":")[0] for difference in told]
+    differing = differences(one, other, ignore=(*NOT_COMPARED, "experiment"))
+    keys = [difference.partition(":")[0] for difference in differing]
     return [key for key in keys if key == "optimizer.lr" or not within(key, [group for group in keys if group != key])]
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:
-    """The last value of each key, as Hydra takes it; + and ++ of a new key belong to the key."""
+    """Return the last value of each key, as Hydra takes it; + and ++ of a new key belong to the key."""
     return {key: value for key, _, value in (override.partition("=") for override in overrides)}

@@ -1,183 +1,142 @@
-"""The report as blocks, and as two files: one HTML page with everything inside, and Markdown with files beside it."""
+"""Write the report: one template makes report.md, with pictures/ and sounds/ beside it, and index.html in one file."""
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
+from html import escape
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
-
-class Badge(NamedTuple):
-    """A few words in a colour; kind: what the colour stands for, such as "supported"."""
-
-    text: str
-    kind: str
-
-
-class Cell(NamedTuple):
-    """small: in small letters below; code: as typed; badges stand in the text's place."""
-
-    text: str
-    small: str = ""
-    code: bool = False
-    badges: tuple[Badge, ...] = ()
-
-
-class Column(NamedTuple):
-    """over: what neighbouring columns have in common, shown above them."""
-
-    name: str
-    over: str = ""
-    numeric: bool = True
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    text: str
-    kind: ClassVar[str] = "text"
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class Heading:
-    """Below the section's own; with the verdicts that stand beside it."""
-
-    text: str
-    level: int = 3
-    badges: tuple[Badge, ...] = ()
-    kind: ClassVar[str] = "heading"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A row shorter than the columns spans the rest with its last cell."""
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell | str]]
-    kind: ClassVar[str] = "table"
-
-    @property
-    def cells(self) -> list[list[Cell]]:
-        """All cells as Cell."""
-        return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
-
-    @property
-    def overs(self) -> list[tuple[str, int]]:
-        """What stands above the columns, and over how many."""
-        return [(over, len(list(columns))) for over, columns in groupby(self.columns, lambda column: column.over)]
-
-
-@dataclass(frozen=True)
-class Code:
-    """Lines to copy."""
-
-    text: str
-    kind: ClassVar[str] = "code"
+FOLDERS = ("pictures", "sounds")
 
 
 @dataclass(frozen=True)
 class Media:
-    """A picture or a sound: a name for its file, its bytes and what it shows."""
+    """A picture or a sound: a name for its file, its bytes and what it shows.
+
+    svg: the same picture with vectors, which is written beside it
+    """
 
     name: str
     content: bytes = field(repr=False)
     caption: str
     mime: str = "image/png"
-    kind: ClassVar[str] = "media"
-
-    @property
-    def data_uri(self) -> str:
-        """The bytes, as HTML takes them inline."""
-        return f"data:{self.mime};base64,{b64encode(self.content).decode()}"
-
-    @property
-    def folder(self) -> str:
-        """The folder beside report.md that holds its file."""
-        return "pictures" if self.mime.startswith("image/") else "sounds"
+    svg: bytes = field(default=b"", repr=False)
 
     @property
     def path(self) -> str:
         """Its file beside report.md; what has no place in a file's name or a link becomes _."""
+        folder = FOLDERS[not self.mime.startswith("image/")]
         name = re.sub(r"[^\w.-]+", "_", self.name)
-        return f"{self.folder}/{name}"
+        return f"{folder}/{name}"
 
 
-Block = Text | Heading | Table | Code | Media
+class Marks:
+    """Markup that Markdown lacks or that differs in the HTML page, which in_html stands for."""
+
+    def __init__(self, in_html: bool) -> None:
+        self.in_html = in_html
+        self.media_shown: list[Media] = []
+
+    def small(self, text: object) -> Markup:
+        """Return a note behind a table's entry, in brackets or in small print; nothing for no text."""
+        marked = in_markdown(str(text))
+        return Markup((f"<small>{marked}</small>" if self.in_html else f" ({marked})") if text else "")
+
+    def badge(self, text: str, kind: str) -> Markup:
+        """Return a few words in a colour; kind: what the colour stands for, such as "supported"."""
+        marked = in_markdown(text)
+        kind = kind.replace(" ", "-")
+        return Markup(f'<span class="badge {kind}">{marked}</span>' if self.in_html else marked)
+
+    def code(self, text: str) -> Markup:
+        """Return text as typed, in a table's entry."""
+        text = " ".join(text.split()).replace("|", r"\|")  # a table's cell ends at a bar even within code
+        ticks = _ticks(text, at_least=1)
+        padding = " " if "`" in text else ""  # which Markdown takes away
+        return Markup(f"{ticks}{padding}{text}{padding}{ticks}")
+
+    def fence(self, text: str) -> Markup:
+        """Return lines to copy, between fences that none of them can close."""
+        ticks = _ticks(text, at_least=3)
+        return Markup(f"{ticks}bash\n{text}\n{ticks}")
+
+    def media(self, media: Media) -> Markup:
+        """Return a link to a picture or a sound, in HTML the thing itself."""
+        self.media_shown.append(media)
+        is_picture = media.mime.startswith("image/")
+        if not self.in_html:
+            return Markup(f"{'!' if is_picture else ''}[{in_markdown(media.caption)}]({media.path})")
+        source = f'src="data:{media.mime};base64,{b64encode(media.content).decode()}"'
+        caption = escape(" ".join(media.caption.split()))
+        shown = (
+            f'<img {source} alt="{caption}">' if is_picture else f'<audio controls preload="metadata" {source}></audio>'
+        )
+        return Markup(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
 
 
-@dataclass(frozen=True)
-class Section:
-    """A chapter of the report; id: its anchor."""
+def write_report(content: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write index.html and report.md with its pictures/ and sounds/; return the files, these two first.
 
-    title: str
-    blocks: Sequence[Block]
-
-    @property
-    def id(self) -> str:
-        """The title as an anchor."""
-        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
-
-
-def write_report(title: str, sections: Sequence[Section], folder: Path) -> list[Path]:
-    """index.html and report.md with its pictures/ and sounds/; what an earlier report left in these two is removed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("pictures", "sounds"):
-        (folder / name).mkdir(exist_ok=True)
+    What an earlier report left in pictures/ and sounds/ is removed.
+    """
+    in_markdown_file, in_page = Marks(in_html=False), Marks(in_html=True)
+    texts = {
+        folder / "index.html": _page(str(content["title"]), _rendered("report.md.j2", content, in_page)),
+        folder / "report.md": _rendered("report.md.j2", content, in_markdown_file),
+    }
+    files: dict[Path, bytes] = {path: text.encode() for path, text in texts.items()}
+    for media in in_page.media_shown:
+        path = folder / media.path
+        files |= {path: media.content} | ({path.with_suffix(".svg"): media.svg} if media.svg else {})
+    for name in FOLDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
         for old in (folder / name).iterdir():
             old.unlink()
+    for path, data in files.items():
+        path.write_bytes(data)
+    return list(files)
+
+
+def _rendered(template: str, content: Mapping[str, Any], marks: Marks) -> str:
+    """Render a template in which every value that is no Markup is escaped for Markdown."""
     environment = Environment(
         loader=PackageLoader("asr.reporting"),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else Markup(in_markdown(str(value))),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": in_markdown, "cell": in_a_markdown_cell, "fence": in_a_markdown_fence}
-    paths = []
-    for template, file in (("report.html.j2", "index.html"), ("report.md.j2", "report.md")):
-        path = folder / file
-        path.write_text(environment.get_template(template).render(title=title, sections=sections))
-        paths.append(path)
-    for block in (block for section in sections for block in section.blocks):
-        if isinstance(block, Media):
-            path = folder / block.path
-            path.write_bytes(block.content)
-            paths.append(path)
-    return paths
+    return environment.get_template(template).render(content, marks=marks)
+
+
+def _page(title: str, markdown: str) -> str:
+    """Return the report as an HTML page; wide tables scroll, and headings of the second level are its contents."""
+    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
+    body = body.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    titles = re.findall("<h2>(.*?)</h2>", body)
+    for number, heading in enumerate(titles):
+        body = body.replace(f"<h2>{heading}</h2>", f'<h2 id="section-{number}">{heading}</h2>', 1)
+    environment = Environment(loader=PackageLoader("asr.reporting"), autoescape=True, undefined=StrictUndefined)
+    sections = [Markup(heading) for heading in titles]
+    return environment.get_template("report.html.j2").render(title=title, sections=sections, body=Markup(body))
 
 
 def in_markdown(text: str) -> str:
-    """On one line, with a backslash before what Markdown would take for markup or HTML: the text shows as it is.
+    """Return text on one line, with a backslash before what would be markup or HTML, so that it shows as it is.
 
     An underscore within a word and an ampersand that begins no entity are safe.
     """
     own = r"[\\`*\[\]<|~]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)"
-    return re.sub(own, r"\\\g<0>", " ".join(text.split()))
-
-
-def in_a_markdown_cell(cell: Cell) -> str:
-    """A cell's text, code or badges, and what stands small in brackets."""
-    small = f" ({in_markdown(cell.small)})" if cell.small else ""
-    if cell.code:
-        text = " ".join(cell.text.split()).replace("|", r"\|")  # a table's cell ends at a bar even within code
-        ticks = _ticks(text, at_least=1)
-        padding = " " if "`" in text else ""  # which Markdown takes away
-        return f"{ticks}{padding}{text}{padding}{ticks}{small}"
-    return in_markdown(", ".join(badge.text for badge in cell.badges) or cell.text) + small
-
-
-def in_a_markdown_fence(text: str) -> str:
-    """Lines to copy, between fences that none of them can close."""
-    ticks = _ticks(text, at_least=3)
-    return f"{ticks}bash\n{text}\n{ticks}"
+    return re.sub(own, r"\\\g<0>", re.sub(r"\s+", " ", text))
 
 
 def _ticks(text: str, at_least: int) -> str:
-    """More backticks than stand next to each other in the text."""
+    """Return more backticks than the text has next to each other."""
     return "`" * max(at_least, 1 + max(map(len, re.findall("`+", text)), default=0))

@@ -7,114 +7,130 @@ from itertools import accumulate
 from pathlib import PurePath
 
 import soundfile
+from matplotlib.figure import Figure
 
-from asr.reporting.charts import Curve, RateLine, dev_curves, learning_rates, png
-from asr.reporting.groups import AUGMENT, EXP3_VARIANTS, WRITEUP, Group, Variant
-from asr.reporting.page import Block, Heading, Media, Section, Text
-from asr.reporting.published import published_runs
+from asr.artifacts.plots import render
+from asr.reporting.charts import Line, dev_curves, learning_rates
+from asr.reporting.claims import Claims, Variant
+from asr.reporting.groups import Group
+from asr.reporting.page import Media
+from asr.reporting.published import learning_rate_curve, published_runs
 from asr.reporting.tracked import RunStore, StoredRun, UnreadableError
 
-STYLES = {"wave_spec": "-", "wave_spec_no_noise": ":", "none": "-", "time_inversion": "-."}
+STYLES = ("-", ":", "-.", "--")  # by the place of the augmentation in a comparison
+POINTS = 1000  # of a published schedule
 
 
-def curves(groups: Sequence[Group]) -> Section:
-    """Dev scores by utterances seen, ours beside the writeup's."""
-    blocks: list[Block] = [
-        Text(
-            "Solid lines are ours, dashed lines the writeup's at full scale on LibriSpeech: compare their shapes, "
-            "not their heights, unless the group is full scale on LibriSpeech too. exp2_other goes on where "
-            "exp2_clean ended, if both were run. The writeup's WER of exp1 is left out: it was computed wrongly (0.19 "
-            "where the CER is 1.0)."
-        )
-    ]
+def curves(claims: Claims, groups: Sequence[Group]) -> dict[str, list[Media]]:
+    """Draw dev scores by utterances seen, of each group: ours beside the writeup's, and each comparison."""
+    order = list(claims.known)
+    published = [_published_curve(name, order.index(name)) for name in published_runs() if name in claims.experiments]
+    shown: dict[str, list[Media]] = {}
     for number, group in enumerate(groups, start=1):
-        four = [Variant.of(name) for name in WRITEUP]
-        ours = [_curve(group, v, "-", f"{v}, ours ({group.scale})") for v in four if group.newest(v)]
-        picture = png(dev_curves([*ours, *(_published_curve(name) for name in WRITEUP)]))
-        blocks += [
-            Heading(group.name),
-            Media(
-                f"curves-{number}.png", picture, f"Dev scores by utterances seen: ours at {group.name}, and the writeup"
-            ),
-        ]
-        variants = [v for v in group.all_newest if v.experiment in EXP3_VARIANTS]
-        if set(variants) - set(four):
-            lines = [_curve(group, v, STYLES.get(v.augment, "--"), f"{v.experiment}, {v.augment}") for v in variants]
-            caption = f"exp3 and its variants at {group.name}; dotted: without noise"
-            blocks.append(Media(f"exp3-variants-{number}.png", png(dev_curves(lines)), caption))
-    return Section("Learning curves", blocks)
+        own = [group.own(name) for name in claims.experiments]
+        ours = [_curve(group, v, "-", f"{group.label(v)}, ours ({group.scale})") for v in own if group.newest(v)]
+        caption = f"Dev scores by utterances seen: ours at {group.name}, and the writeup"
+        shown[group.name] = [_picture(f"curves-{number}", dev_curves([*ours, *published]), caption)]
+        for name, comparison in claims.comparisons.items():
+            if group.can_show(comparison):
+                styles = {augment: STYLES[n % len(STYLES)] for n, augment in enumerate(comparison.augments)}
+                lines = [
+                    _curve(group, v, styles[v.augment], f"{v.experiment}, {v.augment}")
+                    for v in comparison.variants
+                    if group.newest(v)
+                ]
+                shown[group.name].append(
+                    _picture(f"{name}-{number}", dev_curves(lines), f"{comparison.title}: {group.name}")
+                )
+    return shown
 
 
-def _curve(group: Group, variant: Variant, style: str, label: str) -> Curve:
+def _picture(name: str, figure: Figure, caption: str) -> Media:
+    return Media(f"{name}.png", render(figure, "png"), caption, svg=render(figure, "svg"))
+
+
+def _curve(group: Group, variant: Variant, style: str, label: str) -> Line:
     run = group.all_newest[variant]
-    stage_before = group.newest(Variant.of("exp2_clean")) if variant.experiment == "exp2_other" else None
+    stage_before = group.stage_before(run)
     before = (stage_before.total("train_utterances") or 0.0) if stage_before else 0.0
     seen = [before + count for count in accumulate(float(record["train_utterances"]) for record in run.history)]
-    columns = ([record.get(name) for record in run.history] for name in ("dev_mean_cer", "dev_mean_wer", "dev_loss"))
-    return Curve(label, variant.experiment, style, seen, *columns)
+    columns = [[record.get(name) for record in run.history] for name in ("dev_mean_cer", "dev_mean_wer", "dev_loss")]
+    return Line(label, list(group.experiments).index(variant.experiment), style, seen, columns)
 
 
-def _published_curve(name: str) -> Curve:
+def _published_curve(name: str, number: int) -> Line:
     epochs = published_runs()[name].epochs
-    columns = ([getattr(epoch, column) for epoch in epochs] for column in ("seen", "dev_cer", "dev_wer", "dev_loss"))
-    return Curve(f"{name}, writeup (full)", name, "--", *columns)
+    columns = [[getattr(epoch, column) for epoch in epochs] for column in ("dev_cer", "dev_wer", "dev_loss")]
+    return Line(f"{name}, writeup (full)", number, "--", [epoch.seen for epoch in epochs], columns)
 
 
-def rates(groups: Sequence[Group]) -> Section:
-    """Learning rates by share of the training; one run an experiment, as augmentation does not change them."""
-    blocks: list[Block] = []
+def rates(claims: Claims, groups: Sequence[Group]) -> dict[str, Media]:
+    """Draw learning rates by share of the training, of each group and the writeup.
+
+    One run stands for an experiment, as augmentation does not change its rates.
+    """
+    order = list(claims.known)
+    published = [
+        Line(f"{name}, writeup", order.index(name), "--", *_in_percent(*learning_rate_curve(name, POINTS)))
+        for name in published_runs()
+        if name in order
+    ]
+    shown = {}
     for number, group in enumerate(groups, start=1):
         runs = {variant.experiment: run for variant, run in reversed(group.all_newest.items()) if run.learning_rates}
-        lines = [_rate_line(experiment, runs[experiment]) for experiment in AUGMENT if experiment in runs]
-        if lines:
-            caption = f"Learning rate by share of the training: {group.name}"
-            blocks += [Heading(group.name), Media(f"learning-rates-{number}.png", png(learning_rates(lines)), caption)]
-    return Section("Learning rates", blocks or [Text("No run has logged a learning rate.")])
+        ours = [
+            Line(f"{name}, ours", order.index(name), "-", *_in_percent(*_logged_rates(runs[name])))
+            for name in order
+            if name in runs
+        ]
+        if ours:
+            caption = f"Learning rate by share of the training: {group.name}, and the writeup"
+            shown[group.name] = _picture(f"learning-rates-{number}", learning_rates([*ours, *published]), caption)
+    return shown
 
 
-def _rate_line(experiment: str, run: StoredRun) -> RateLine:
-    shares = [step / run.plan.total_steps for step, _ in run.learning_rates]
-    return RateLine(experiment, experiment, "-", shares, [rate for _, rate in run.learning_rates])
+def _logged_rates(run: StoredRun) -> tuple[list[float], list[float]]:
+    return [step / run.plan.total_steps for step, _ in run.learning_rates], [rate for _, rate in run.learning_rates]
 
 
-def augmentation(store: RunStore, runs: Sequence[StoredRun]) -> Section:
-    """Of each choice of augment= that was used, one run's utterance before and after; wave_spec first."""
-    blocks: list[Block] = []
-    for augment in sorted({run.augment for run in runs} - {"none"}, key=lambda name: (name != "wave_spec", name)):
-        media = next(filter(None, (_media_of(store, run) for run in runs if run.augment == augment)), None)
-        blocks += [Heading(f"augment={augment}"), *(media or ())]
-        if not media:
-            blocks.append(Text("No run has kept pictures of it."))
-    return Section("Augmentation", blocks or [Text("No run trained with augmentation.")])
+def _in_percent(shares: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[Sequence[float]]]:
+    return [100 * share for share in shares], [values]
+
+
+def augmentation(store: RunStore, runs: Sequence[StoredRun]) -> dict[str, list[Media]]:
+    """Return, of each choice of augment= that was used, one run's utterance before and after; wave_spec first."""
+    used = sorted({run.augment for run in runs} - {"none"}, key=lambda name: (name != "wave_spec", name))
+    return {
+        augment: next(filter(None, (_media_of(store, run) for run in runs if run.augment == augment)), [])
+        for augment in used
+    }
 
 
 def _media_of(store: RunStore, run: StoredRun) -> list[Media]:
-    """What the run kept of its augmentation; nothing if that cannot be read, so that another run is asked."""
+    """Return what the run kept of its augmentation; nothing if that cannot be read."""
     try:
-        paths = sorted(store.file_names(run.run_id, "augmentation"), key=_place)
-        media = [_media(path, run.augment, store.read_file(run.run_id, path)) for path in paths]
+        names = [name for name in store.file_names(run.run_id, "augmentation") if name.endswith((".png", ".wav"))]
+        paths = sorted(names, key=_place)
+        return [_media(path, run.augment, store.read_file(run.run_id, path)) for path in paths]
     except UnreadableError:
         return []
-    return [one for one in media if one]
 
 
 def _place(path: str) -> tuple[int, int, str]:
-    """The whole chain first (picture, sound before, sound after), then its transforms by number."""
+    """Sort the whole chain first (picture, sound before, sound after), then its transforms by number."""
     file = PurePath(path)
     number = re.match(r"\d+", file.name)
     order = ["all.png", "before.wav", "all.wav"]
     return (int(number[0]) if number else 0, order.index(file.name) if file.name in order else len(order), file.name)
 
 
-def _media(path: str, augment: str, content: bytes) -> Media | None:
-    """A picture as it is, a sound as FLAC (half the bytes); nothing else is shown."""
+def _media(path: str, augment: str, content: bytes) -> Media:
+    """Return a picture as it is, a sound as FLAC, in half the bytes."""
     file = PurePath(path)
     names = {"all.png": "before and after all transforms", "before.wav": "before", "all.wav": "after all transforms"}
     caption = f"{augment}: {names.get(file.name, re.sub('^[0-9]+_', '', file.stem))}"
     if file.suffix == ".png":
         return Media(f"{augment}-{file.name}", content, caption)
-    if file.suffix != ".wav":
-        return None
     try:
         samples, sample_rate = soundfile.read(io.BytesIO(content), dtype="int16")
     except soundfile.LibsndfileError as error:

@@ -6,6 +6,8 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
+import numpy as np
+
 
 class PublishedEpoch(NamedTuple):
     """A logged epoch. Rates are shares, means over utterances; wer is None where the writeup computed it wrongly.
@@ -39,7 +41,7 @@ class PublishedRun(NamedTuple):
 
     @property
     def wall_seconds(self) -> float:
-        """Of all logged epochs, each with its pass over dev."""
+        """The time of all logged epochs, each with the scoring of dev."""
         return sum(epoch.seconds for epoch in self.epochs)
 
 
@@ -52,7 +54,7 @@ class PartSize(NamedTuple):
 
 @cache
 def published_runs() -> dict[str, PublishedRun]:
-    """By experiment, in the order of training: a stage that goes on from another comes after it."""
+    """Return the runs by experiment, in the order of training: a stage that continues another comes after it."""
     stored, logged = _results(), _curves()
     runs: dict[str, PublishedRun] = {}
     for name, facts in stored["experiments"].items():
@@ -75,14 +77,35 @@ def published_runs() -> dict[str, PublishedRun]:
     return runs
 
 
+def learning_rate_curve(name: str, points: int) -> tuple[list[float], list[float]]:
+    """Return shares of the training, from 0 to 1, and the learning rates that the experiment's schedule has there.
+
+    source: torch's OneCycleLR with anneal_strategy="cos", and CyclicLR with mode="triangular2"
+    """
+    schedule = _results()["experiments"][name]["schedule"]
+    steps = np.linspace(0, schedule["steps"] - 1, points).round()
+    if schedule["kind"] == "one_cycle":
+        peak = schedule["pct_start"] * schedule["steps"] - 1
+        first = schedule["max_lr"] / schedule["div_factor"]
+        last = first / schedule["final_div_factor"]
+        done = np.where(steps <= peak, 1 - steps / peak, (steps - peak) / (schedule["steps"] - 1 - peak))
+        low = np.where(steps <= peak, first, last)
+        rates = low + (schedule["max_lr"] - low) * (1 + np.cos(np.pi * done)) / 2
+    else:
+        cycle, place = np.divmod(steps / schedule["step_size_up"], 2)
+        height = (schedule["max_lr"] - schedule["base_lr"]) / 2**cycle
+        rates = schedule["base_lr"] + height * (1 - np.abs(place - 1))
+    return (steps / schedule["steps"]).tolist(), rates.tolist()
+
+
 @cache
 def librispeech() -> dict[str, PartSize]:
-    """The parts of LibriSpeech."""
+    """Return the sizes of LibriSpeech's parts."""
     return {part: PartSize(**size) for part, size in _results()["librispeech"].items()}
 
 
 def published_device() -> str:
-    """What the writeup trained on."""
+    """Return the device that the writeup trained on."""
     return _results()["device"]
 
 

@@ -20,7 +20,7 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run set out to do, as in its plan.json."""
+    """A run's plan, as in its plan.json."""
 
     name: str
     command: str
@@ -63,7 +63,7 @@ class StoredRun:
         return self.params.get("augment", "")
 
     def total(self, name: str) -> float | None:
-        """The sum of a column of the history; None if any epoch lacks it."""
+        """Return the sum of a column of the history; None if any epoch lacks it."""
         values = [record.get(name) for record in self.history]
         return None if any(value is None for value in values) else float(sum(map(float, values)))  # type: ignore[arg-type]
 
@@ -77,6 +77,12 @@ class LeftOut:
     epochs: int
     reason: str
 
+    @property
+    def status_in_words(self) -> str:
+        """What became of the run."""
+        known = {"FINISHED": "finished, not usable", "KILLED": "stopped", "RUNNING": "running or cut off"}
+        return known.get(self.status, self.status.lower())
+
 
 class RunStore:
     """The training runs of one MLflow experiment.
@@ -89,7 +95,7 @@ class RunStore:
         self.found = self._search()
 
     def _search(self) -> list[Any]:
-        """Every run that is a training, the newest first."""
+        """Return every run that is a training, the newest first."""
         found, token = [], None
         while True:
             page = self.client.search_runs([self.experiment_id], page_token=token)
@@ -99,7 +105,7 @@ class RunStore:
                 return found
 
     def read(self) -> tuple[list[StoredRun], list[LeftOut]]:
-        """The runs that are finished and whole, and the others, both from the newest on."""
+        """Return the runs that are finished and complete, and the others, both with the newest first."""
         runs, others = [], []
         for found in self.found:
             name, status = found.info.run_name, found.info.status
@@ -141,7 +147,7 @@ class RunStore:
             raise UnreadableError(f"{path} is not what a training run writes: {first_line(error)}") from error
 
     def read_file(self, run_id: str, path: str) -> bytes:
-        """An artifact's bytes; UnreadableError if it cannot be had."""
+        """Return an artifact's bytes; UnreadableError if it cannot be had."""
         with tempfile.TemporaryDirectory() as folder:
             try:
                 return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
@@ -149,7 +155,7 @@ class RunStore:
                 raise UnreadableError(f"{path} is missing or cannot be read") from error
 
     def file_names(self, run_id: str, folder: str) -> list[str]:
-        """Paths of the artifacts in a folder; UnreadableError if they cannot be listed."""
+        """Return the paths of the artifacts in a folder; UnreadableError if they cannot be listed."""
         try:
             return [file.path for file in self.client.list_artifacts(run_id, folder) if not file.is_dir]
         except Exception as error:  # as above
@@ -182,7 +188,7 @@ def _history(text: str) -> list[dict[str, Any]]:
 
 
 def _scored(text: str) -> list[Scored]:
-    """Counted again from the texts. A run that was resumed may have logged its table twice: an id counts once."""
+    """Count the errors again from the texts. A resumed run may have logged its table twice: an id counts once."""
     table = json.loads(text)
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     texts = {str(row["id"]): (str(row["reference"]), str(row["hypothesis"])) for row in rows}

@@ -21,18 +21,17 @@ from omegaconf import OmegaConf
 
 from asr import cli, report
 from asr.artifacts.error_table import error_rows
+from asr.artifacts.plots import render
 from asr.console import PartPlan
 from asr.errors import InputError
 from asr.metrics import ErrorRates, score
 from asr.reporting.analysis import Resampling, Verdict
-from asr.reporting.charts import png
-from asr.reporting.claims import CLAIMS, answers
-from asr.reporting.groups import AUGMENT, EXP3_VARIANTS, Variant, differing_settings, group_key, group_runs
-from asr.reporting.page import Media, Section, Text, write_report
+from asr.reporting.answers import judge
+from asr.reporting.claims import Variant, read_claims
+from asr.reporting.groups import Group, differing_settings, group_key, group_runs
+from asr.reporting.page import Media, write_report
 from asr.reporting.published import librispeech
-from asr.reporting.tables import commands_and_versions, examples, opening, results, what_was_run
 from asr.reporting.tracked import LeftOut, Plan, RunStore, StoredRun
-from asr.reporting.verdicts import answer_all, findings_and_hypotheses
 from asr.tracking.run import flat_params
 from asr.tracking.sender import open_run
 from asr.train import GROUPS
@@ -40,6 +39,8 @@ from asr.train import GROUPS
 PARTS = ("test-clean", "test-other")
 COMMON = ["scale=mini", "data.root=outputs/corpora/synthetic"]
 RESAMPLING = Resampling(200, 1)
+CLAIMS = read_claims(OmegaConf.load(cli.CONF / "claims" / "writeup.yaml"))
+EXP3_VARIANTS = CLAIMS.comparisons["exp3-variants"].experiments
 
 
 def transcripts(part: str, error_rate: float, seed: int = 1) -> list:
@@ -57,7 +58,7 @@ def log_run(
     overrides: list[str] = COMMON, stop_after: int | None = None,
 ) -> str:  # fmt: skip
     """Logs what a training run leaves, with the error rates of the two test parts; without: an artifact's name."""
-    chosen = augment or AUGMENT.get(experiment, "wave_spec")
+    chosen = augment or CLAIMS.known[experiment].augment
     choices = {"model": "ds2_4gru", "augment": chosen, "experiment": experiment, "scale": "mini", "sweep": ""}
     config = {"data": {"root": "outputs/corpora/synthetic"}, "seed": 1}
     own = [f"experiment={experiment}", *([f"augment={augment}"] if augment else []), *overrides]
@@ -104,7 +105,7 @@ def log_augmentation(uri: str, run_id: str, folder: Path) -> None:
     with open_run(None, uri, "asr", "", {}, {}, run_id=run_id, system_metrics_seconds=None) as tracked:
         for name in ("all.png", "before.wav", "all.wav", "1_Shift.png", "1_Shift.wav", "4_FrequencyMasking.png"):
             path = folder / name
-            path.write_bytes(wav.getvalue() if name.endswith(".wav") else png(figure))
+            path.write_bytes(wav.getvalue() if name.endswith(".wav") else render(figure, "png"))
             tracked.log_file(path, "augmentation")
 
 
@@ -166,7 +167,13 @@ def test_the_page_is_one_file_and_markdown_says_the_same(made) -> None:
     linked = re.findall(r"\]\(((?:pictures|sounds)/[^)]+)\)", markdown)
     assert len(linked) == parsed.counts["img"] + parsed.counts["audio"]
     assert all((made[1] / file).stat().st_size for file in linked)
+    drawn = [file.name for file in (made[1] / "pictures").glob("*.svg")]
+    assert sorted(drawn) == ["curves-1.svg", "curves-2.svg", "exp3-variants-1.svg", "learning-rates-1.svg",
+                             "learning-rates-2.svg"]  # fmt: skip
     assert markdown.count("\n|---") == parsed.counts["table"]
+    assert page.count('<div class="scroll"><table>') == parsed.counts["table"], "wide tables scroll on a narrow screen"
+    assert re.search(r"\.scroll \{[^}]*max-width: 100%; overflow-x: auto;", page)
+    assert re.search(r"\nfigure img \{[^}]*max-width: 100%", page)
     assert "none of our figures may be compared" in page
     assert "none of our figures may be compared" in markdown
     assert "spoken by eSpeak NG" in markdown
@@ -225,6 +232,18 @@ def stored(experiment: str, augment: str, rates: tuple[float, float], overrides:
     )
 
 
+def group_of(runs: Sequence[StoredRun]) -> Group:
+    """The group that all of these runs form."""
+    (group,), _ = group_runs(runs, CLAIMS.known)
+    return group
+
+
+def verdicts(group: Group) -> dict[str, list[str]]:
+    """The verdicts on each of the writeup's claims."""
+    judged = judge(CLAIMS, group, RESAMPLING)
+    return {name: [answer.verdict.value for answer in of_claim] for name, of_claim in judged.answers.items()}
+
+
 def configured(run: StoredRun) -> StoredRun:
     """The run with the params that a training of its experiment and augmentation logs."""
     overrides = [f"experiment={run.experiment}", f"augment={run.augment}", "output_dir=x", "init_from=x"]
@@ -235,9 +254,10 @@ def configured(run: StoredRun) -> StoredRun:
     return replace(run, params=flat_params(choices, settings))
 
 
-def written(folder: Path, *sections: Section) -> tuple[str, str]:
-    """index.html and report.md of these sections."""
-    write_report("title", sections, folder)
+def written(folder: Path, runs: list[StoredRun], left_out: Sequence[LeftOut] = (), **more: object) -> tuple[str, str]:
+    """index.html and report.md of these runs."""
+    content = report.gather(CLAIMS, runs, list(left_out), RESAMPLING, "python -m asr.report")
+    write_report(content | {"curves": {}, "rates": {}, "augmentation": {}} | more, folder)
     return (folder / "index.html").read_text(), (folder / "report.md").read_text()
 
 
@@ -248,13 +268,13 @@ def rows_of(markdown: str, claim: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
-def test_a_whole_factorial_is_judged_and_failure_is_told() -> None:
+def test_a_whole_factorial_is_judged_and_failure_is_told(tmp_path: Path) -> None:
     """On clean only Adam learns, noise or not; on other less is wrong with noise than without."""
     clean = {"exp3": 0.99, "exp3_adam": 0.2, "exp3_sgd_one_cycle": 0.97, "exp3_adam_one_cycle": 0.2}
     other = {"wave_spec": 0.3, "wave_spec_no_noise": 0.5}
     runs = [stored(name, augment, (clean[name], other[augment])) for name in clean for augment in other]
-    (group,), _ = group_runs(runs)
-    found = {claim.name: [answer.verdict.value for answer in answers(claim, group, RESAMPLING)] for claim in CLAIMS}
+    group = group_of(runs)
+    found = verdicts(group)
     assert found["H1a: noise made exp3 fail"] == ["contradicted", "did not fail"]
     assert found["H1b: noise costs accuracy"] == ["undecided", "contradicted"]
     assert found["H2a: SGD made exp3 fail"] == ["supported", "did not fail"]
@@ -262,7 +282,7 @@ def test_a_whole_factorial_is_judged_and_failure_is_told() -> None:
     assert found["H3a: its schedule made exp3 fail"] == ["contradicted", "did not fail"]
     assert found["H3b: exp3's schedule costs accuracy"] == ["undecided", "undecided"]
     assert found["exp3 is the worst"] == ["not testable yet"]
-    text = str(findings_and_hypotheses([group], [answer_all(group, RESAMPLING)]))
+    _, text = written(tmp_path, runs)
     assert "Both failed: " in text
     assert "it fails as well without" in text
     assert "mean over 2 of 4 pairs" in text
@@ -277,9 +297,9 @@ def test_noise_made_nothing_fail_that_fails_as_well_without() -> None:
         for name, both in rates.items()
         for augment, rate in zip(("wave_spec", "wave_spec_no_noise"), both, strict=True)
     ]
-    (group,), _ = group_runs(runs)
+    found = verdicts(group_of(runs))
     of_failure, of_cost = (
-        {answer.verdict.value for claim in CLAIMS if holds(claim) for answer in answers(claim, group, RESAMPLING)}
+        {verdict for name, claim in CLAIMS.claims.items() if holds(claim) for verdict in found[name]}
         for holds in (
             lambda claim: "noise" in claim.text and "exp3 failed" in claim.text,
             lambda claim: "noise" in claim.text and "exp3 failed" not in claim.text,
@@ -304,16 +324,15 @@ def test_noise_made_nothing_fail_that_fails_as_well_without() -> None:
 def test_what_made_exp3_fail(exp3: float, without: float, verdict: str) -> None:
     """A model of 0.9 neither failed nor learned: its interval reaches to both sides of that."""
     runs = [stored("exp3", "wave_spec", (exp3, exp3)), stored("exp3_adam", "wave_spec", (without, without))]
-    (group,), _ = group_runs(runs)
-    claim = next(claim for claim in CLAIMS if claim.name == "H2a: SGD made exp3 fail")
-    assert [answer.verdict for answer in answers(claim, group, RESAMPLING)] == [verdict, verdict]
+    group = group_of(runs)
+    assert verdicts(group)["H2a: SGD made exp3 fail"] == [verdict, verdict]
 
 
 def test_what_differs_between_the_runs_of_a_pair_is_named(tmp_path: Path) -> None:
     pairs = [("exp1", "none"), ("exp2_other", "wave_spec_no_noise")]
     pairs += [(name, augment) for name in EXP3_VARIANTS for augment in ("wave_spec", "wave_spec_no_noise")]
-    (group,), _ = group_runs([configured(stored(*pair, (0.5, 0.5))) for pair in pairs])
-    _, markdown = written(tmp_path, findings_and_hypotheses([group], [answer_all(group, RESAMPLING)]))
+    runs = [configured(stored(*pair, (0.5, 0.5))) for pair in pairs]
+    _, markdown = written(tmp_path, runs)
     differs = {
         claim: [row[4] for row in rows_of(markdown, claim) if "(test-clean)" in row[0] and "mean" not in row[0]]
         for claim in (
@@ -347,15 +366,9 @@ def test_names_and_texts_stand_in_both_outputs_as_they_are(tmp_path: Path) -> No
     run = stored("exp3", "wave_spec", (0.5, 0.5), [f"data.train=[{NASTY}]"])
     heard = [one._replace(reference=NASTY, hypothesis=NASTY) for one in run.scored["test-clean"]]
     run = replace(run, scored={NASTY: heard}, plan=replace(run.plan, name=NASTY, command=NASTY, device=NASTY))
-    groups, _ = group_runs([run])
-    page, markdown = written(
-        tmp_path,
-        Section("What was run", what_was_run(groups, [LeftOut(NASTY, "FAILED", 1, NASTY)])),
-        results(groups, [run], RESAMPLING),
-        examples(groups),
-        commands_and_versions(groups, [], NASTY),
-        Section(NASTY, [Text(NASTY, strong=True), Media("1.png", b"picture", NASTY)]),
-    )
+    nasty = Media("1.png", b"picture", NASTY)
+    page, markdown = written(tmp_path, [run], [LeftOut(NASTY, "FAILED", 1, NASTY)], command=NASTY,
+                             augmentation={NASTY: [nasty]})  # fmt: skip
     rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     shown = [Page(text) for text in (page, rendered)]
     for one in shown:
@@ -367,7 +380,8 @@ def test_names_and_texts_stand_in_both_outputs_as_they_are(tmp_path: Path) -> No
 
 def test_a_picture_is_written_whatever_it_is_named_after(tmp_path: Path) -> None:
     """A choice of augment= may lie in a folder."""
-    _, markdown = written(tmp_path, Section("A", [Media("mine/the (loud) one-all.png", b"picture", "a")]))
+    media = {"mine/the (loud) one": [Media("mine/the (loud) one-all.png", b"picture", "a")]}
+    _, markdown = written(tmp_path, [], augmentation=media)
     (picture,) = (tmp_path / "pictures").iterdir()
     assert picture.read_bytes() == b"picture"
     assert f"](pictures/{picture.name})" in markdown
@@ -375,22 +389,19 @@ def test_a_picture_is_written_whatever_it_is_named_after(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("more", "full"), [([], True), (["seed=2"], True), (["epochs=1"], False)])
-def test_only_what_ran_as_in_the_writeup_may_be_set_against_it(more: list[str], full: bool) -> None:
+def test_only_what_ran_as_in_the_writeup_may_be_set_against_it(more: list[str], full: bool, tmp_path: Path) -> None:
     parts = [PartPlan(role, part, librispeech()[part].utterances, 1.0, "")
              for role, part in (("train", "train-clean-100"), ("test", "test-clean"))]  # fmt: skip
     run = stored("exp1", "none", (0.4, 0.5), ["data.root=LibriSpeech", *more])
-    groups, _ = group_runs([replace(run, plan=replace(run.plan, parts=parts))])
-    text = str([*opening(groups), *what_was_run(groups, [])])
-    assert ("may be set against the writeup's" in text) == full
+    _, text = written(tmp_path, [replace(run, plan=replace(run.plan, parts=parts))])
+    assert ("may be compared with the writeup's." in text) == full
     assert ("none of our figures may be compared" in text) != full
 
 
 def test_models_that_learned_nothing_decide_nothing() -> None:
     runs = [stored("exp2_clean", "time_inversion", (1.0, 0.95)), stored("exp2_clean", "wave_spec", (0.97, 0.2))]
-    (group,), _ = group_runs(runs)
-    inversion = next(claim for claim in CLAIMS if claim.name == "TimeInversion hurts")
-    verdicts = [answer.verdict for answer in answers(inversion, group, RESAMPLING)]
-    assert verdicts == [Verdict.BOTH_FAILED, Verdict.SUPPORTED]
+    group = group_of(runs)
+    assert verdicts(group)["TimeInversion hurts"] == [Verdict.BOTH_FAILED, Verdict.SUPPORTED]
 
 
 def test_nothing_to_report_on_is_a_paragraph(made, tmp_path) -> None:
@@ -411,8 +422,8 @@ def test_groups_ignore_what_tells_their_runs_apart() -> None:
         "init_from=null",
         "scale=mini",
     )
-    assert group_runs([]) == ([], [])
-    assert str(Variant("exp1", "wave_spec")) == "exp1 with wave_spec"
+    assert group_runs([], CLAIMS.known) == ([], [])
+    assert Group((), {}, CLAIMS.known).label(Variant("exp1", "wave_spec")) == "exp1 with wave_spec"
 
 
 @pytest.fixture
