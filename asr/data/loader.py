@@ -57,10 +57,13 @@ def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory
     )
     with _signals_held_back():  # workers inherit this, so that no signal reaches one that is not ready
         items = iter(loader)
-    for item in items:
-        if isinstance(item, InputError):
-            raise item
-        yield item
+    try:
+        for item in items:
+            if isinstance(item, InputError):
+                raise item
+            yield item
+    except (ConnectionError, EOFError, FileNotFoundError) as error:  # torch misses a death while a batch is handed over
+        raise RuntimeError(f"DataLoader worker has died: {error}") from error
 
 
 @contextmanager
