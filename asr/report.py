@@ -23,7 +23,7 @@ from asr.reporting.tables import commands_and_versions, cost, examples, opening,
 from asr.reporting.tracked import KIND_TAG, LeftOut, RunStore, StoredRun
 from asr.reporting.verdicts import answer_all, findings_and_hypotheses, overview
 from asr.settings import GROUP, TEXT, WHOLE_FROM_0, WHOLE_FROM_1, check
-from asr.tracking.sender import open_run
+from asr.tracking.run import Description, Destination, open_run
 
 TITLE = "Recurrent CTC recognisers: what was run and what it shows"
 
@@ -38,7 +38,7 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]:
     """The files that were written, index.html and report.md first; InputError if there is no run to report on."""
-    texts = "tracking.uri tracking.experiment output_dir"
+    texts = "tracking.uri? tracking.experiment output_dir"
     check(config, {GROUP: "tracking", TEXT: texts, WHOLE_FROM_1: "bootstrap_samples", WHOLE_FROM_0: "seed"})
     settings = config.tracking
     store = RunStore(settings.uri, settings.experiment)
@@ -52,10 +52,8 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
     sections = compose_report(store, runs, left_out, Resampling(config.bootstrap_samples, config.seed), command)
     paths = write_report(TITLE, sections, Path(config.output_dir))
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    tags = {KIND_TAG: "report"}
-    with open_run(
-        None, settings.uri, settings.experiment, "report", {}, plain, tags, system_metrics_seconds=None
-    ) as tracked:
+    description = Description("report", config=plain, tags={KIND_TAG: "report"})
+    with open_run(None, Destination(settings.uri, settings.experiment), description) as tracked:
         for path in paths:
             folder = path.parent.relative_to(config.output_dir).as_posix()
             tracked.log_file(path, "" if folder == "." else folder)

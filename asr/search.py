@@ -42,7 +42,7 @@ from asr.searching.trial import BASELINE, METRICS, train_command, train_trial
 from asr.searching.worker import Worker, count_states, to_do
 from asr.settings import GROUP, TEXT, check, one_of
 from asr.sweep import parent_tags
-from asr.tracking.sender import Run, open_run
+from asr.tracking.run import Description, Destination, Run, open_run, short_name
 from asr.train import GROUPS
 
 # Of the study's own settings: those that decide which trials it makes. The others may change while it runs.
@@ -76,6 +76,8 @@ def run_study(config: DictConfig, job: Job, space: Space) -> None:
     """From plan to the best trial. The same command goes on with its study; one that has all trials it shows."""
     check(config, {**RULES, one_of(*METRICS): "study.metric study.pruned_by", one_of(True, False): "study.baseline"})
     quiet_optuna()
+    if config.tracking.uri is None:
+        raise InputError("tracking.uri=null: a study compares its trials in MLflow; give the uri where it is to")
     settings, directory = config.study, Path(config.output_dir)
     retry = RetryHeartbeatStaleTrialCallback(max_retry=settings.retries)
     chosen_by = SeededByTrial(settings.seed, settings.random_trials), make_pruner(settings, config.epochs)
@@ -184,16 +186,12 @@ def open_parent(study: optuna.Study, config: DictConfig, job: Job, space: Space)
     tracking, record = config.tracking, study_record(config)
     known = study.user_attrs.get(RUNS, {})
     refuse_another(study, record)
+    tags = {"kind": "study", "command": job.command, **parent_tags()}
     run = open_run(
         None,
-        tracking.uri,
-        tracking.experiment,
-        job.name,
-        job.choices,
-        record,
-        tags={"kind": "study", "command": job.command, **parent_tags()},
+        Destination(tracking.uri, tracking.experiment),
+        Description(short_name([], job.name), job.choices, record, job.overrides, tags),
         run_id=known.get(tracking.uri),
-        system_metrics_seconds=None,
     )
     if tracking.uri not in known:
         study.set_user_attr(RUNS, known | {tracking.uri: run.run_id})

@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from asr.cli import fail_alike
 from asr.config.build import RULES
-from asr.config.naming import run_name
+from asr.config.naming import identity, run_name
 from asr.errors import InputError
 from asr.settings import check
 from asr.tracking.journal import JOURNAL
-from asr.tracking.sender import find_experiment, open_run
+from asr.tracking.run import Description, Destination, open_run, short_name
 from asr.training.distributed import is_main_process, processes
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
             check(job, RULES)
         except InputError as error:
             fail_alike(str(error))
-    if config.get("dry_run", True) or not is_main_process():
+    if config.get("dry_run", True) or not is_main_process() or config.tracking.uri is None:
         yield
         return
     overrides, sweep = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
@@ -56,16 +56,13 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
     before, is_new = _journaled(jobs), not directory.exists()
     os.environ.pop(PARENT, None)
     try:
-        with open_run(
-            directory,
-            settings.uri,
-            settings.experiment,
-            name,
+        description = Description(
+            short_name(identity(overrides), sweep or "multirun"),
             {"sweep": sweep or ""},
             plain,
             tags={"kind": "sweep"},
-            system_metrics_seconds=None,
-        ) as run:
+        )
+        with open_run(directory, Destination(settings.uri, settings.experiment), description) as run:
             if run.run_id:
                 os.environ[PARENT] = run.run_id
             else:
@@ -76,6 +73,8 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
         if is_new and _journaled(jobs) == before:
             with suppress(Exception):  # a server that has gone meanwhile keeps the run, as FAILED
                 if parent:
+                    from asr.tracking.mlflow import find_experiment
+
                     find_experiment(settings.uri, settings.experiment)[0].delete_run(parent)
                 shutil.rmtree(directory)
 

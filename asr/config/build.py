@@ -40,7 +40,7 @@ from asr.training.memory import keep_freed_memory
 MONITORS = ("loss", "wer", "cer", "mean_wer", "mean_cer")
 RULES: Rules = {
     GROUP: "model data augment optimizer scheduler batch features checkpoint tracking",
-    TEXT: "alphabet device precision output_dir init_from? tracking.uri tracking.experiment data.root data.manifests",
+    TEXT: "alphabet device precision output_dir init_from? tracking.uri? tracking.experiment data.root data.manifests",
     TEXTS: "data.train data.dev data.test",
     WHOLE_FROM_1: "epochs steps_per_epoch? batch.utterances? batch.accumulate tracking.log_every "
     "data.max_characters? max_non_finite",

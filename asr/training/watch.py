@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import Progress
 
 from asr.files import write_text
-from asr.tracking.sender import Run
+from asr.tracking.run import Run
 from asr.training import checkpoint
 from asr.training.checkpoint import BEST
 from asr.training.distributed import World

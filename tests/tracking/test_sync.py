@@ -13,15 +13,15 @@ from asr import cli, sync
 from asr.errors import InputError
 from asr.sync import Synced
 from asr.tracking.journal import Cursor, Journal, read
-from asr.tracking.sender import open_run
+from asr.tracking.run import Description, Destination, open_run
 
 STEPS = range(50)
 
 
 def train_offline(directory: Path, uri: str, steps: range = STEPS) -> None:
     """A run as training logs it, at a server that is away."""
-    with open_run(directory, uri, "offline", directory.name, {}, {"seed": 1}, {"kind": "trial"},
-                  system_metrics_seconds=None) as run:  # fmt: skip
+    description = Description(directory.name, config={"seed": 1}, tags={"kind": "trial"})
+    with open_run(directory, Destination(uri, "offline"), description) as run:
         for step in steps:
             run.log_metrics({"loss": 1 / (step + 1), "wer": 0.5}, step)
         run.log_text("hello", "notes/hello.txt")
