@@ -77,7 +77,9 @@ def run_study(config: DictConfig, job: Job, space: Space) -> None:
     check(config, {**RULES, one_of(*METRICS): "study.metric study.pruned_by", one_of(True, False): "study.baseline"})
     quiet_optuna()
     if config.tracking.uri is None:
-        raise InputError("tracking.uri=null: a study compares its trials in MLflow; give the uri where it is to")
+        raise InputError(
+            "tracking.uri=null: a study compares its trials in MLflow; give an address, such as the default"
+        )
     settings, directory = config.study, Path(config.output_dir)
     retry = RetryHeartbeatStaleTrialCallback(max_retry=settings.retries)
     chosen_by = SeededByTrial(settings.seed, settings.random_trials), make_pruner(settings, config.epochs)

@@ -63,7 +63,7 @@ def sync_run(directory: Path, uri: str | None, away: dict[str, str]) -> Synced:
             if not journal.starts:
                 return Synced(directory, 0, 0, "never started")
             if not (address := uri or journal.start["uri"]):
-                return Synced(directory, 0, 0, "has tracking.uri=null: is sent when one is given here")
+                return Synced(directory, 0, 0, "tracking.uri=null: sent when you give one here")
             sender = Sender(journal, address, journal.start["experiment"])
             cursor = sender.cursor
             before = after = cursor.pending(directory)

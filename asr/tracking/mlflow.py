@@ -168,7 +168,7 @@ def find_experiment(uri: str | None, experiment: str) -> tuple[MlflowClient, str
             experiment
     """
     if uri is None:
-        raise InputError(f"tracking.uri=null: there is no MLflow to read {experiment} from; give the uri of your runs")
+        raise InputError(f"tracking.uri=null: the runs of {experiment} are read from MLflow; give its address")
     require_database(uri)
     with _as_input_error(uri):
         client, experiment_id = _connect(uri, experiment, create=False)

@@ -32,6 +32,7 @@ PARAM_CHARACTERS = 6000  # MLflow's limit
 SEND_SECONDS = 10.0  # from the end of one sending to the next
 PATIENCE_SECONDS = 30.0  # at a run's start and at its end, until MLflow has what is pending
 INTERRUPTED_SECONDS = 5.0  # at the end of one that was asked to stop: Slurm soon kills what does not
+NO_PARAMS = ("tracking", "output_dir", "dry_run", "fresh")  # settings that tell nothing of what a run computes
 TABLES_TAG = "mlflow.loggedArtifacts"  # the files that MLflow's UI shows as tables
 
 
@@ -62,14 +63,14 @@ class Description:
         """Return what MLflow shows as columns; all of the config is in config.json.
 
         These are the choices, the settings that were typed, the learning rate, and the numbers and texts of the
-        config but for those below a _target_, which a choice decides.
+        config but for those below a _target_, which a choice decides, and NO_PARAMS.
         """
         settings = flatten(self.config)
         typed = [key for key in (o.lstrip("+").partition("=")[0] for o in self.overrides) if key not in self.choices]
         targets = [key.removesuffix("._target_") for key in settings if key.endswith("._target_")]
         params = dict(self.choices)
         for key, value in settings.items():
-            plain = not isinstance(value, list | Mapping) and not within(key, targets)
+            plain = not isinstance(value, list | Mapping) and not within(key, [*targets, *NO_PARAMS])
             if key not in params and (plain or key == "optimizer.lr" or within(key, typed)):
                 params[key] = value
         cut = "... (all of it in config.json)"
@@ -126,7 +127,7 @@ def open_run(
                 trouble = str(error)
                 log.warning("%s. The run goes on and is sent when the server answers, or by asr.sync", trouble)
         elif directory is None:
-            raise InputError(f"tracking.uri=null: {description.name} is kept in MLflow alone; give the uri of one")
+            raise InputError(f"tracking.uri=null: {description.name} is kept in MLflow alone; give an address of one")
         run = Run(journal, sender, trouble, kept=directory is not None)
         run.log_start(destination.experiment, description, stored)
         run.resources = resources.pop_all()

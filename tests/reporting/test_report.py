@@ -398,6 +398,8 @@ def test_nothing_to_report_on_is_a_paragraph(made, tmp_path) -> None:
         report.run(compose_report(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "out"))
     with pytest.raises(InputError, match=r"experiment=empty: .* none of this name, but .*asr"):
         report.run(compose_report(made[0], tmp_path / "out", "tracking.experiment=empty"))
+    with pytest.raises(InputError, match=r"tracking\.uri=null: .*give its address"):
+        report.run(compose_report("null", tmp_path / "out"))
     with pytest.raises(InputError, match=r"tracking\.uri=sqlite:/x"):
         report.run(compose_report("sqlite:/x", tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
