@@ -77,9 +77,7 @@ def run_study(config: DictConfig, job: Job, space: Space) -> None:
     check(config, {**RULES, one_of(*METRICS): "study.metric study.pruned_by", one_of(True, False): "study.baseline"})
     quiet_optuna()
     if config.tracking.uri is None:
-        raise InputError(
-            "tracking.uri=null: a study compares its trials in MLflow; give an address, such as the default"
-        )
+        raise InputError("tracking.uri=null: a study compares its trials in MLflow; give the address of one")
     settings, directory = config.study, Path(config.output_dir)
     retry = RetryHeartbeatStaleTrialCallback(max_retry=settings.retries)
     chosen_by = SeededByTrial(settings.seed, settings.random_trials), make_pruner(settings, config.epochs)

@@ -33,8 +33,8 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
     """Inside, the runs of the jobs stand under one MLflow run, which ends FINISHED, FAILED or KILLED with the block.
 
     The same sweep called again goes on in the same run, as its jobs do. A new one whose jobs were all refused before
-    they opened a run of their own leaves nothing. A dry run and commands that track nothing have none. A setting of any
-    job that breaks its rule ends the process before anything is made.
+    they opened a run of their own leaves nothing. A dry run, commands that track nothing and a null uri have none.
+    A setting of any job that breaks its rule ends the process before anything is made.
     """
     launcher = config.hydra.launcher._target_
     if processes() > 1 and not launcher.endswith(".BasicLauncher"):

@@ -56,8 +56,7 @@ def sync_run(directory: Path, uri: str | None, away: dict[str, str]) -> Synced:
     """
     from asr.tracking.mlflow import Sender, require_database
 
-    before: int | None = None
-    after: int | None = None
+    cursor, before, state = Cursor(""), None, "in MLflow"
     try:
         with closing(Journal(directory, wait_seconds=0)) as journal:
             if not journal.starts:
@@ -66,24 +65,22 @@ def sync_run(directory: Path, uri: str | None, away: dict[str, str]) -> Synced:
                 return Synced(directory, 0, 0, "tracking.uri=null: sent when you give one here")
             sender = Sender(journal, address, journal.start["experiment"])
             cursor = sender.cursor
-            before = after = cursor.pending(directory)
-            try:
+            if before := cursor.pending(directory):
                 if cursor.uri in away:
                     raise UnreachableError(away[cursor.uri])
-                if before:
-                    if uri is None:  # the database that the run was started with may have moved with the project
-                        require_database(cursor.uri)
-                    sender.send()
-            finally:
-                after = cursor.pending(directory)
-        state = f"in MLflow, but for {cursor.refused} that it refused" if cursor.refused else "in MLflow"
+                if uri is None:  # the database that the run was started with may have moved with the project
+                    require_database(cursor.uri)
+                sender.send()
+        if cursor.refused:
+            state += f", but for {cursor.refused} that it refused"
     except BusyError:
-        before = after = (Cursor.load(directory) or Cursor("")).pending(directory)
-        state = "is being trained: sends by itself"
+        cursor, state = Cursor.load(directory) or cursor, "is being trained: sends by itself"
+        before = cursor.pending(directory)
     except UnreachableError as error:
         away[cursor.uri] = state = str(error)
     except InputError as error:
         state = str(error)
+    after = None if before is None else cursor.pending(directory)
     return Synced(directory, (before or 0) - (after or 0), after, state)
 
 

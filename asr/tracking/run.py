@@ -295,7 +295,7 @@ class Run:
     def _send_until_end(self) -> None:
         assert self._sender
         last = False
-        while not last:
+        while not (last or self._abandoned.is_set()):
             last = self._ending.is_set()  # read before sending: then the journal is whole
             try:
                 self._sender.send(self._abandoned)
