@@ -57,10 +57,12 @@ def print_facts(facts: Mapping[str, str]) -> None:
     console.print(grid)
 
 
-def print_whereabouts(directory: Path, tracking_uri: str) -> None:
-    """Print where the files of a run are and how to compare runs; not wrapped, so that a command can be copied."""
-    ui = f"open {tracking_uri}" if tracking_uri.startswith("http") else f"{UI} {tracking_uri}"
-    console.print(f"Everything is in {os.path.relpath(directory)}\nCompare runs: {ui}", soft_wrap=True)
+def print_whereabouts(directory: Path, tracking_uri: str | None) -> None:
+    """Print where the files of a run are and how to see all runs, unwrapped, so that a command can be copied."""
+    console.print(f"Everything is in {os.path.relpath(directory)}", soft_wrap=True)
+    if tracking_uri:
+        ui = f"open {tracking_uri}" if tracking_uri.startswith("http") else f"{UI} {tracking_uri}"
+        console.print(f"Compare runs: {ui}", soft_wrap=True)
 
 
 def progress_bar() -> Progress:

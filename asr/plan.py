@@ -50,7 +50,7 @@ def plan_facts(config: DictConfig, run: Experiment, directory: Path) -> dict[str
         "training": f"{config.epochs} epochs of {steps:,} steps: {run.total_steps:,} steps of {of_what}",
         "device": run.compute.describe(),
         "results": os.path.relpath(directory),
-        "tracking": f"{config.tracking.uri}, experiment {config.tracking.experiment}",
+        "tracking": f"{config.tracking.uri or 'journal.jsonl alone'}, experiment {config.tracking.experiment}",
     }
     if config.init_from:
         there = "" if Path(config.init_from).exists() else " (not there yet)"

@@ -26,12 +26,12 @@ from asr.reporting.pictures import augmentation, curves, rates
 from asr.reporting.published import librispeech, published_device, published_runs
 from asr.reporting.tracked import KIND_TAG, LeftOut, RunStore, StoredRun
 from asr.settings import GROUP, STRING, Rules, check, whole
-from asr.tracking.sender import open_run
+from asr.tracking.run import Description, Destination, open_run
 
 RULES: Rules = {
     "claims": GROUP,
     "tracking": GROUP,
-    "tracking.uri": STRING,
+    "tracking.uri": STRING.or_null,
     "tracking.experiment": STRING,
     "output_dir": STRING,
     "bootstrap_samples": whole(1),
@@ -72,10 +72,8 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
     paths = write_report(content, Path(config.output_dir))
     settings_only = OmegaConf.masked_copy(config, [str(key) for key in config if key != "claims"])
     plain: dict[str, Any] = OmegaConf.to_container(settings_only, resolve=True)  # type: ignore[assignment]
-    tags = {KIND_TAG: "report"}
-    with open_run(
-        None, settings.uri, settings.experiment, "report", {}, plain, tags, system_metrics_seconds=None
-    ) as tracked:
+    description = Description("report", config=plain, tags={KIND_TAG: "report"})
+    with open_run(None, Destination(settings.uri, settings.experiment), description) as tracked:
         tracked.log_text(OmegaConf.to_yaml(config.claims), "claims.yaml")
         for path in paths:
             folder = path.parent.relative_to(config.output_dir).as_posix()

@@ -40,7 +40,7 @@ from asr.searching.trial import BASELINE, METRICS, Search, train_command, train_
 from asr.searching.worker import Worker, count_remaining, count_states
 from asr.settings import GROUP, STRING, SWITCH, Rules, check, one_of, whole
 from asr.sweep import parent_tags
-from asr.tracking.sender import Run, open_run
+from asr.tracking.run import Description, Destination, Run, open_run, short_name
 from asr.train import GROUPS
 from asr.training.experiment import Experiment
 
@@ -96,6 +96,8 @@ def run_study(search: Search) -> None:
     """Start or resume a study, train its trials and print the best; of a study that is complete only print it."""
     config, name = search.config, search.job.name
     quiet_optuna()
+    if config.tracking.uri is None:
+        raise InputError("tracking.uri=null: a study compares its trials in MLflow; give the address of one")
     settings, directory = config.study, Path(config.output_dir)
     sampler, pruner = SeededByTrial(settings.seed, settings.random_trials), make_pruner(settings, config.epochs)
     left_over, file = sorted(directory.glob("trial-*")), database_file(settings.storage)
@@ -207,16 +209,12 @@ def open_parent(search: Search, study: optuna.Study) -> Run:
     tracking, record = config.tracking, study_record(config)
     known = study.user_attrs.get(RUNS, {})
     validate_record(study, record)
+    tags = {"kind": "study", "command": job.command, **parent_tags()}
     run = open_run(
         None,
-        tracking.uri,
-        tracking.experiment,
-        job.name,
-        job.choices,
-        record,
-        tags={"kind": "study", "command": job.command, **parent_tags()},
+        Destination(tracking.uri, tracking.experiment),
+        Description(short_name([], job.name), job.choices, record, job.overrides, tags),
         run_id=known.get(tracking.uri),
-        system_metrics_seconds=None,
     )
     if tracking.uri not in known:
         study.set_user_attr(RUNS, known | {tracking.uri: run.run_id})

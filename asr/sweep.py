@@ -15,12 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from asr.cli import fail_alike
-from asr.config.naming import run_name
+from asr.config.naming import identifying_overrides, run_name
 from asr.config.rules import TRAIN
 from asr.errors import InputError
 from asr.settings import check
 from asr.tracking.journal import JOURNAL
-from asr.tracking.sender import find_experiment, open_run
+from asr.tracking.run import Description, Destination, open_run, short_name
 from asr.training.distributed import is_main_process, processes
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
     """Open an MLflow run that is the parent of the jobs' runs; it ends FINISHED, FAILED or KILLED with the block.
 
     The same sweep called again resumes the same run, as its jobs do. A new run is deleted if all jobs were refused
-    before they opened runs of their own. A dry run, or a command that tracks nothing, opens none. If a setting of any
-    job is invalid, the process exits before anything is written.
+    before they opened runs of their own. A dry run, tracking.uri=null and a command that tracks nothing open none. If a
+    setting of any job is invalid, the process exits before anything is written.
     """
     launcher = config.hydra.launcher._target_
     if processes() > 1 and not launcher.endswith(".BasicLauncher"):
@@ -45,7 +45,7 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
             check(job, TRAIN)
         except InputError as error:
             fail_alike(str(error))
-    if config.get("dry_run", True) or not is_main_process():
+    if config.get("dry_run", True) or not is_main_process() or config.tracking.uri is None:
         yield
         return
     overrides, sweep = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
@@ -56,16 +56,13 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
     before, is_new = _journaled(jobs), not directory.exists()
     os.environ.pop(PARENT, None)
     try:
-        with open_run(
-            directory,
-            settings.uri,
-            settings.experiment,
-            name,
+        description = Description(
+            short_name(identifying_overrides(overrides), sweep or "multirun"),
             {"sweep": sweep or ""},
             plain,
             tags={"kind": "sweep"},
-            system_metrics_seconds=None,
-        ) as run:
+        )
+        with open_run(directory, Destination(settings.uri, settings.experiment), description) as run:
             if run.run_id:
                 os.environ[PARENT] = run.run_id
             else:
@@ -76,6 +73,8 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
         if is_new and _journaled(jobs) == before:
             with suppress(Exception):  # if the server is gone, it keeps the run as FAILED
                 if parent:
+                    from asr.tracking.mlflow import find_experiment
+
                     find_experiment(settings.uri, settings.experiment)[0].delete_run(parent)
                 shutil.rmtree(directory)
 

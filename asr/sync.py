@@ -1,4 +1,4 @@
-"""python -m asr.sync: sends to MLflow what runs have logged while it was away.
+"""python -m asr.sync: send to MLflow what runs have logged while it was away.
 
 python -m asr.sync
 python -m asr.sync runs=outputs/runs/exp1 tracking.uri=http://HOST:5000
@@ -17,8 +17,7 @@ from asr.cli import entry_point
 from asr.console import console
 from asr.errors import InputError
 from asr.settings import GROUP, STRING, Rules, check
-from asr.tracking.journal import JOURNAL, BusyError, Cursor, Journal
-from asr.tracking.sender import Sender, UnreachableError, absolute, require_database
+from asr.tracking.journal import JOURNAL, BusyError, Cursor, Journal, UnreachableError
 
 RULES: Rules = {
     "runs": STRING,
@@ -38,7 +37,7 @@ class Synced(NamedTuple):
 
 @entry_point("sync")
 def main(config: DictConfig) -> None:
-    """Exit code 1 if anything is pending."""
+    """Send, print a table, and exit with code 1 if anything is pending."""
     synced = run(config)
     print_synced(synced)
     if any(one.pending != 0 for one in synced):
@@ -46,7 +45,7 @@ def main(config: DictConfig) -> None:
 
 
 def run(config: DictConfig) -> list[Synced]:
-    """Sends every journal in the folder `runs`, each to the address that it was written for, or all to tracking.uri."""
+    """Send every journal in the folder `runs`, each to the address that it was written for, or all to tracking.uri."""
     check(config, RULES)
     folder = Path(config.runs)
     if not folder.is_dir():
@@ -56,43 +55,43 @@ def run(config: DictConfig) -> list[Synced]:
 
 
 def sync_run(directory: Path, uri: str | None, away: dict[str, str]) -> Synced:
-    """Sends what is pending of one run.
+    """Send what is pending of one run.
 
     uri:  null for the one that the run was started with
     away: the servers that have not answered to an earlier run, and what was said; they are not asked again
     """
-    before: int | None = None
-    after: int | None = None
+    from asr.tracking.mlflow import Sender, require_database
+
+    cursor, before, state = Cursor(""), None, "in MLflow"
     try:
         with closing(Journal(directory, wait_seconds=0)) as journal:
             if not journal.starts:
                 return Synced(directory, 0, 0, "never started")
-            sender = Sender(journal, absolute(uri or journal.start["uri"]), journal.start["experiment"])
+            if not (address := uri or journal.start["uri"]):
+                return Synced(directory, 0, 0, "tracking.uri=null: sent when you give one here")
+            sender = Sender(journal, address, journal.start["experiment"])
             cursor = sender.cursor
-            before = after = cursor.pending(directory)
-            try:
+            if before := cursor.pending(directory):
                 if cursor.uri in away:
                     raise UnreachableError(away[cursor.uri])
-                if before:
-                    if uri is None:  # the database that the run was started with may have moved with the project
-                        require_database(cursor.uri)
-                    sender.connect()
-                    sender.send()
-            finally:
-                after = cursor.pending(directory)
-        state = f"in MLflow, but for {cursor.refused} that it refused" if cursor.refused else "in MLflow"
+                if uri is None:  # the database that the run was started with may have moved with the project
+                    require_database(cursor.uri)
+                sender.send()
+        if cursor.refused:
+            state += f", but for {cursor.refused} that it refused"
     except BusyError:
-        before = after = (Cursor.load(directory) or Cursor("")).pending(directory)
-        state = "is being trained: sends by itself"
+        cursor, state = Cursor.load(directory) or cursor, "is being trained: sends by itself"
+        before = cursor.pending(directory)
     except UnreachableError as error:
         away[cursor.uri] = state = str(error)
     except InputError as error:
         state = str(error)
+    after = None if before is None else cursor.pending(directory)
     return Synced(directory, (before or 0) - (after or 0), after, state)
 
 
 def print_synced(synced: list[Synced]) -> None:
-    """A line for each run."""
+    """Print a line for each run."""
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
     table.add_column("sent", justify="right")

@@ -25,7 +25,7 @@ from asr.plan import plan_facts, plan_parts, plan_record
 from asr.settings import differences
 from asr.sweep import parent_tags
 from asr.tracking.journal import Journal, has_finished
-from asr.tracking.sender import Run, open_run, send_pending
+from asr.tracking.run import Description, Destination, Run, open_run, send_pending, short_name
 from asr.training import checkpoint
 from asr.training.distributed import init_distributed
 from asr.training.evaluation import Evaluation, score_parts
@@ -157,13 +157,14 @@ def open_tracked(config: DictConfig, run: Experiment, job: Job, journal: Journal
     settings = config.tracking
     tracked = open_run(
         journal,
-        settings.uri,
-        settings.experiment,
-        job.name,
-        job.choices,
-        run.config,
-        tags={"command": job.command, **parent_tags(), **tags},
-        system_metrics_seconds=settings.system_metrics_seconds,
+        Destination(settings.uri, settings.experiment, settings.system_metrics_seconds),
+        Description(
+            short_name(job.overrides, f"trial {tags['trial']}" if "trial" in tags else ""),
+            job.choices,
+            run.config,
+            job.overrides,
+            {"command": job.command, **parent_tags(), **tags},
+        ),
     )
     tracked.log_file(plan)
     return tracked

@@ -61,7 +61,8 @@ def test_a_run_learns_and_leaves_everything_behind(trained):
     assert rates == sorted(rates, reverse=True)
 
     client, (logged,) = logged_runs(trained.folder)
-    assert logged.info.run_name == "small"
+    assert logged.info.run_name == "default", "named by its overrides, of which there are none"
+    assert logged.data.tags["directory"].endswith("run")
     assert logged.info.status == "FINISHED"
     assert {name: logged.data.params[name] for name in CHOICES} == CHOICES
     assert logged.data.params["batch.utterances"] == "8"

@@ -34,7 +34,7 @@ TRAIN: Rules = {
     "deterministic": SWITCH,
     "rehearse": one_of("auto", True, False),
     "checkpoint.every_minutes": POSITIVE,
-    "tracking.uri": STRING,
+    "tracking.uri": STRING.or_null,
     "tracking.experiment": STRING,
     "tracking.log_every": whole(1),
     "tracking.system_metrics_seconds": POSITIVE.or_null,

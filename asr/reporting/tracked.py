@@ -9,7 +9,7 @@ from typing import Any
 from asr.console import PartPlan
 from asr.errors import first_line
 from asr.metrics import ErrorRates, Scored, score
-from asr.tracking.sender import find_experiment
+from asr.settings import flatten
 
 KIND_TAG = "kind"  # of runs that are no training: the parent of a sweep, a report
 
@@ -91,6 +91,8 @@ class RunStore:
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
+        from asr.tracking.mlflow import find_experiment  # imports mlflow, which takes seconds
+
         self.client, self.experiment_id = find_experiment(uri, experiment)
         self.found = self._search()
 
@@ -128,7 +130,7 @@ class RunStore:
         return StoredRun(
             run_id=run_id,
             started=found.info.start_time,
-            params=dict(found.data.params),
+            params=self._parsed(run_id, "start/config.json", _settings) | found.data.params,
             commit=tags.get("mlflow.source.git.commit", "none"),
             dirty=tags.get("start.dirty") == "True",
             plan=plan,
@@ -174,6 +176,11 @@ def _plan(text: str) -> Plan:
         int(stored["total_steps"]),
         parts,
     )
+
+
+def _settings(text: str) -> dict[str, str]:
+    """Return every setting of a config.json; MLflow's own parameters are some of them, and the groups' choices."""
+    return {key: str(value) for key, value in flatten(json.loads(text)).items()}
 
 
 def _results(text: str) -> dict[str, ErrorRates]:

@@ -27,7 +27,7 @@ from asr.searching.space import Space, space_facts, trial_settings, with_setting
 from asr.searching.trial import train_command
 from asr.settings import ABOVE_1, BELOW_1, Rules, check, whole
 from asr.sweep import parent_tags
-from asr.tracking.sender import open_run
+from asr.tracking.run import Description, Destination, open_run, short_name
 from asr.training.experiment import Experiment
 from asr.training.step import train_step
 
@@ -80,8 +80,9 @@ def run_range_test(config: DictConfig, job: Job, space: Space) -> None:
     tracking = config.tracking
     directory.mkdir(parents=True, exist_ok=True)
     own = Path(mkdtemp(prefix="tracked-", dir=directory))  # each call is a run of its own
-    with open_run(own, tracking.uri, tracking.experiment, job.name, job.choices, recorded, tags,
-                  system_metrics_seconds=tracking.system_metrics_seconds) as tracked:  # fmt: skip
+    destination = Destination(tracking.uri, tracking.experiment, tracking.system_metrics_seconds)
+    description = Description(short_name(job.overrides), job.choices, recorded, job.overrides, tags)
+    with open_run(own, destination, description) as tracked:
         curve = measure(run, search.smoothing, search.diverged_at)
         for step, point in enumerate(curve.points, start=1):
             tracked.log_metrics({f"range/{key}": value for key, value in point._asdict().items()}, step)

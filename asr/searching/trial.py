@@ -17,7 +17,7 @@ from asr.console import console
 from asr.errors import DivergedError
 from asr.searching.space import Space, show_setting, train_overrides, trial_settings, with_settings
 from asr.tracking.journal import Journal
-from asr.tracking.sender import Run
+from asr.tracking.run import Run
 from asr.train import open_tracked, restore, train
 from asr.training.monitor import TrainingMonitor
 from asr.training.state import EpochRecord, TrainState

@@ -1,6 +1,6 @@
-"""A run's journal: everything that it logs, one event a line, in its own directory; and how far a server has it.
+"""The journal of a run: everything that it logs, one event a line, and how much of that MLflow has.
 
-The directory holds journal.jsonl, journal.lock while a process writes, and mlflow.json, the cursor.
+A run's directory holds journal.jsonl, journal.lock while a process writes, and mlflow.json, the cursor.
 """
 
 import errno
@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,12 +21,15 @@ from asr.errors import InputError
 from asr.files import write_json
 
 JOURNAL, LOCK, CURSOR = "journal.jsonl", "journal.lock", "mlflow.json"
-# A killed run's loader processes may outlive it by some seconds, with its lock.
-LOCK_SECONDS = 10.0
+LOCK_SECONDS = 10.0  # the loader processes of a killed run may hold its lock some seconds longer
 
 
 class BusyError(InputError):
     """Another process holds the journal."""
+
+
+class UnreachableError(InputError):
+    """A tracking server does not answer, or reports that it is not well; later it may be."""
 
 
 class Entry(NamedTuple):
@@ -36,7 +40,7 @@ class Entry(NamedTuple):
 
 
 def read(path: Path, position: int = 0) -> Iterator[Entry]:
-    """The events from a byte on; a last line that is not whole yet, or was cut off, is none."""
+    """Yield the events from a byte on, up to a last line that is incomplete; InputError if another is damaged."""
     with open(path, "rb") as file:
         file.seek(position)
         for line in file:
@@ -54,26 +58,20 @@ def read(path: Path, position: int = 0) -> Iterator[Entry]:
 
 
 def has_finished(directory: Path) -> bool:
-    """Whether the run in a directory came to its end: its journal's last event says so, and its results are there.
-
-    The journal's end is the mark, as it is written last: whatever is logged of a run is in the journal before it.
-    """
+    """Return whether the run in a directory has results and its journal, which is written last, ends with FINISHED."""
     if not (directory / "results.json").exists() or not (directory / JOURNAL).exists():
         return False
-    last: dict[str, Any] = {}
-    for entry in read(directory / JOURNAL):
-        last = entry.event
-    return last.get("kind") == "end" and last["status"] == "FINISHED"
+    last = deque(read(directory / JOURNAL), maxlen=1)
+    return bool(last) and last[0].event["kind"] == "end" and last[0].event["status"] == "FINISHED"
 
 
 class Journal:
-    """The journal of a directory, open for one process at a time.
+    """The journal of a directory, open in one process at a time.
 
     starts:     how often the run was started so far
     start:      the last event of the kind start; empty where there is none
     params:     the names of all parameters; tags: the last value of each tag
-    last_steps: the highest step of each metric. A run that goes back to its last checkpoint makes the same points
-                again; by this it knows which ones are here already
+    last_steps: the highest step of each metric, by which a run that resumes knows which points were logged before
 
     raises: BusyError if another process still has it after wait_seconds
     """
@@ -84,7 +82,7 @@ class Journal:
         self.params, self.tags, self.last_steps = set[str](), dict[str, str](), dict[str, int]()
         self._writing = threading.Lock()  # the training loop and the system metrics' thread both write
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(directory / LOCK)  # goes with its process, also a killed one
+        self._lock = FileLock(directory / LOCK)  # the system releases it when the process ends, even by kill -9
         try:
             self._lock.acquire(timeout=wait_seconds)
         except Timeout as error:
@@ -99,13 +97,13 @@ class Journal:
             for entry in read(self.path):
                 self._remember(entry.event)
                 self._size = entry.end
-            os.ftruncate(self._file, self._size)  # without what was cut off
+            os.ftruncate(self._file, self._size)  # drops an incomplete line
         except BaseException:
             self.close()
             raise
 
     def append(self, kind: str, **content: Any) -> None:
-        """Writes an event, with the time in milliseconds; OSError, and nothing written, where the disk is full."""
+        """Write an event with the time in milliseconds. A full disk raises OSError and leaves the journal as it was."""
         event = {"kind": kind, "time": int(time.time() * 1000), **content}
         line = (json.dumps(event) + "\n").encode()
         with self._writing:
@@ -116,16 +114,16 @@ class Journal:
             self._remember(event)
 
     def sync_to_disk(self) -> None:
-        """Returns when what was written also survives a power cut."""
+        """Return when what was written also survives a power cut."""
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Let others write. A journal in which nothing was written leaves no trace: the run was refused."""
+        """Release the lock. An empty journal is deleted, and its directory with it if that holds nothing else."""
         empty = os.fstat(self._file).st_size == 0
         os.close(self._file)
         if empty:
-            for name in (JOURNAL, LOCK):
-                (self.directory / name).unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+            (self.directory / LOCK).unlink(missing_ok=True)
             with suppress(OSError):  # it holds other files
                 self.directory.rmdir()
         self._lock.release()
@@ -145,10 +143,10 @@ class Journal:
 
 @dataclass
 class Cursor:
-    """How much of a directory's journal has arrived in which run at which address.
+    """How much of a directory's journal has arrived at an address, and in which MLflow run.
 
     sent:    bytes of the journal
-    refused: how many points, parameters, tags and files will never be taken
+    refused: how many points, parameters, tags and files MLflow refuses for good
     """
 
     uri: str
@@ -158,7 +156,7 @@ class Cursor:
 
     @classmethod
     def load(cls, directory: Path) -> "Cursor | None":
-        """What was saved in the directory; None if nothing was."""
+        """Read what was saved in the directory; None if nothing was."""
         path = directory / CURSOR
         if not path.exists():
             return None
@@ -168,10 +166,10 @@ class Cursor:
             raise InputError(f"{path} is damaged; delete it: everything is sent again, and taken once") from error
 
     def save(self, directory: Path) -> None:
-        """Whole or not at all."""
+        """Write mlflow.json."""
         write_json(asdict(self), directory / CURSOR)
 
     def pending(self, directory: Path) -> int:
-        """How many events have not been sent."""
+        """Count the events that were not sent."""
         path = directory / JOURNAL
         return sum(1 for _ in read(path, self.sent)) if path.exists() else 0

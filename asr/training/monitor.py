@@ -10,7 +10,7 @@ from asr.console import console, progress_bar
 from asr.data.dataset import Batch
 from asr.errors import DivergedError, InputError
 from asr.files import write_json, write_text
-from asr.tracking.sender import Run
+from asr.tracking.run import Run
 from asr.training import checkpoint
 from asr.training.experiment import Experiment
 from asr.training.signals import Interrupted, deferred

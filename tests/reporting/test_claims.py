@@ -18,7 +18,7 @@ from asr.artifacts.error_table import error_rows
 from asr.errors import InputError
 from asr.metrics import ErrorRates, score
 from asr.reporting.claims import read_claims
-from asr.tracking.sender import open_run
+from asr.tracking.run import Description, Destination, open_run
 
 REFERENCE = "the old boat can see the other boat"
 CLAIM = """
@@ -43,7 +43,7 @@ def log_run(uri: str, experiment: str, augment: str, lost: int) -> None:
         "results.json": {"test-clean": ErrorRates.of(scored).to_json()},
     }  # fmt: skip
     choices = {"experiment": experiment, "augment": augment}
-    with open_run(None, uri, "asr", experiment, choices, {}, system_metrics_seconds=None, flush_seconds=0) as run:
+    with open_run(None, Destination(uri, "asr"), Description(experiment, choices)) as run:
         for path, content in files.items():
             run.log_text(json.dumps(content), path)
         run.log_table(error_rows(scored), "errors/test-clean")

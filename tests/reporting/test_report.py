@@ -32,8 +32,8 @@ from asr.reporting.groups import Group, differing_settings, group_key, group_run
 from asr.reporting.page import Media, write_report
 from asr.reporting.published import librispeech
 from asr.reporting.tracked import LeftOut, Plan, RunStore, StoredRun
-from asr.tracking.run import flat_params
-from asr.tracking.sender import open_run
+from asr.settings import flatten
+from asr.tracking.run import Description, Destination, open_run
 from asr.train import GROUPS
 
 PARTS = ("test-clean", "test-other")
@@ -63,7 +63,7 @@ def log_run(
     config = {"data": {"root": "outputs/corpora/synthetic"}, "seed": 1}
     own = [f"experiment={experiment}", *([f"augment={augment}"] if augment else []), *overrides]
     name = "+".join(own)
-    tracked = open_run(None, uri, "asr", name, choices, config, system_metrics_seconds=None, flush_seconds=0)
+    tracked = open_run(None, Destination(uri, "asr"), Description(name, choices, config))
     history = []
     for epoch in range(1, (stop_after or 4) + 1):
         record = {
@@ -102,7 +102,7 @@ def log_augmentation(uri: str, run_id: str, folder: Path) -> None:
     wav, figure = io.BytesIO(), Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
     soundfile.write(wav, np.sin(np.arange(8000) / 5), 16000, format="WAV")
-    with open_run(None, uri, "asr", "", {}, {}, run_id=run_id, system_metrics_seconds=None) as tracked:
+    with open_run(None, Destination(uri, "asr"), Description(""), run_id) as tracked:
         for name in ("all.png", "before.wav", "all.wav", "1_Shift.png", "1_Shift.wav", "4_FrequencyMasking.png"):
             path = folder / name
             path.write_bytes(wav.getvalue() if name.endswith(".wav") else render(figure, "png"))
@@ -129,7 +129,7 @@ def made(tmp_path_factory) -> tuple[str, Path]:
     log_run(uri, "exp2_clean", (0, 0), stop_after=3)
     log_run(uri, "exp3_adam_one_cycle", (0.2, 0.3), without="plan.json")
     log_run(uri, "exp1", (0.5, 0.5), overrides=["seed=2"])
-    with open_run(None, uri, "asr", "<b>the sweep</b>", {}, {}, {"kind": "sweep"}, system_metrics_seconds=None):
+    with open_run(None, Destination(uri, "asr"), Description("<b>the sweep</b>", tags={"kind": "sweep"})):
         pass
     report.run(compose_report(uri, folder / "out"))
     return uri, folder / "out"
@@ -245,13 +245,13 @@ def verdicts(group: Group) -> dict[str, list[str]]:
 
 
 def configured(run: StoredRun) -> StoredRun:
-    """The run with the params that a training of its experiment and augmentation logs."""
+    """The run with the settings of a training of its experiment and augmentation."""
     overrides = [f"experiment={run.experiment}", f"augment={run.augment}", "output_dir=x", "init_from=x"]
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         config = compose("train", overrides, return_hydra_config=True)
     choices = {group: str(config.hydra.runtime.choices[group] or "") for group in GROUPS}
     settings = OmegaConf.to_container(OmegaConf.masked_copy(config, set(config) - {"hydra"}), resolve=True)
-    return replace(run, params=flat_params(choices, settings))
+    return replace(run, params={key: str(value) for key, value in (flatten(settings) | choices).items()})
 
 
 def written(folder: Path, runs: list[StoredRun], left_out: Sequence[LeftOut] = (), **more: object) -> tuple[str, str]:
@@ -409,6 +409,8 @@ def test_nothing_to_report_on_is_a_paragraph(made, tmp_path) -> None:
         report.run(compose_report(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "out"))
     with pytest.raises(InputError, match=r"experiment=empty: .* none of this name, but .*asr"):
         report.run(compose_report(made[0], tmp_path / "out", "tracking.experiment=empty"))
+    with pytest.raises(InputError, match=r"tracking\.uri=null: .*give its address"):
+        report.run(compose_report("null", tmp_path / "out"))
     with pytest.raises(InputError, match=r"tracking\.uri=sqlite:/x"):
         report.run(compose_report("sqlite:/x", tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []

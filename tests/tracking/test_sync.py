@@ -1,11 +1,14 @@
 """python -m asr.sync: what runs logged while MLflow was away gets there, once, and the table says so."""
 
+import json
+import os
+import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import MlflowServer, logged_points
+from conftest import ROOT, SMALL, MlflowServer, logged_points
 from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 
@@ -13,15 +16,15 @@ from asr import cli, sync
 from asr.errors import InputError
 from asr.sync import Synced
 from asr.tracking.journal import Cursor, Journal, read
-from asr.tracking.sender import open_run
+from asr.tracking.run import Description, Destination, open_run
 
 STEPS = range(50)
 
 
 def train_offline(directory: Path, uri: str, steps: range = STEPS) -> None:
     """A run as training logs it, at a server that is away."""
-    with open_run(directory, uri, "offline", directory.name, {}, {"seed": 1}, {"kind": "trial"},
-                  system_metrics_seconds=None) as run:  # fmt: skip
+    description = Description(directory.name, config={"seed": 1}, tags={"kind": "trial"})
+    with open_run(directory, Destination(uri, "offline"), description) as run:
         for step in steps:
             run.log_metrics({"loss": 1 / (step + 1), "wer": 0.5}, step)
         run.log_text("hello", "notes/hello.txt")
@@ -131,3 +134,39 @@ def test_a_database_that_has_moved_is_not_made_anew_in_its_old_place(tmp_path: P
     assert one.pending == 1
     assert "there is no such database" in one.state
     assert not (tmp_path / "old").exists()
+
+
+def test_a_training_without_uri_imports_no_mlflow_and_can_be_sent_later(corpus: Path, tmp_path: Path) -> None:
+    program = "import sys; from asr import train; train.main(); assert 'mlflow' not in sys.modules"
+    measured = [setting for setting in SMALL if "system_metrics" not in setting]
+    settings = [*measured, f"data.root={corpus}", "epochs=1", "steps_per_epoch=2", "tracking.log_every=1", "seed=7"]
+    command = [sys.executable, "-c", program, *settings, "tracking.uri=null", "output_dir=run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Everything is in run\n" in done.stdout
+    assert "None" not in done.stdout
+    assert not list(tmp_path.rglob("*.db"))
+    assert not (tmp_path / "run" / "mlflow.json").exists()
+
+    assert synced(tmp_path)["run"] == Synced(tmp_path / "run", 0, 0, "tracking.uri=null: sent when you give one here")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert synced(tmp_path, uri)["run"] == Synced(tmp_path / "run", events(tmp_path / "run"), 0, "in MLflow")
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("asr").experiment_id])
+    assert (run.info.status, run.data.params["seed"]) == ("FINISHED", "7")
+    assert len(run.info.run_name) < 30
+    assert "model._target_" not in run.data.params
+    (written,) = client.list_artifacts(run.info.run_id, "checkpoints")
+    assert written.path == "checkpoints/best.pt"
+    journaled = {
+        (key, entry.event["step"]): [value]
+        for entry in read(tmp_path / "run" / "journal.jsonl")
+        if entry.event["kind"] == "metrics"
+        for key, value in entry.event["values"].items()
+    }
+    assert logged_points(tmp_path / "mlflow.db", run.info.run_id) == journaled
+    config = json.loads(
+        Path(client.download_artifacts(run.info.run_id, "start/config.json", str(tmp_path))).read_text()
+    )
+    assert config["model"]["gru_size"] == 32

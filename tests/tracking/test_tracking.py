@@ -18,8 +18,7 @@ from conftest import ROOT, MlflowServer, logged_points
 from asr.errors import InputError
 from asr.tracking.journal import Cursor, read
 from asr.tracking.provenance import code_version, package_versions
-from asr.tracking.run import PARAM_CHARACTERS
-from asr.tracking.sender import ITEMS_A_CALL, Run, flat_params, open_run
+from asr.tracking.run import Description, Destination, Run, open_run, short_name
 
 CHOICES = {"model": "ds2_4gru", "data": "clean", "experiment": "exp1"}
 CONFIG = {"model": {"gru_layers": 4}, "augment": {"spec": [{"max_bins": 15}, {"max_bins": 20}]}, "betas": [0.9, 0.99]}
@@ -31,15 +30,15 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
 
 
-def start(uri: str, **settings) -> Run:
-    """A run that ends with its test, unless settings hold a directory."""
-    return open_run(
-        settings.pop("directory", None),
-        uri,
-        "tests",
-        "a run",
-        **{"choices": {}, "config": {}, "system_metrics_seconds": None} | settings,
-    )
+def start(uri: str | None, directory: Path | None = None, run_id: str | None = None, seconds: float | None = None,
+          **description) -> Run:  # fmt: skip
+    """A run that ends with its test, unless it has a directory. seconds: from one system metric to the next."""
+    return open_run(directory, Destination(uri, "tests", seconds), Description("a run", **description), run_id)
+
+
+@pytest.fixture
+def send_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr.tracking.run.SEND_SECONDS", 0.02)
 
 
 def stored(uri: str, run_id: str):
@@ -79,9 +78,9 @@ def test_mlflow_is_imported_when_a_run_opens_and_not_before() -> None:
 
 def test_processes_that_start_at_once_on_a_fresh_database(tmp_path: Path) -> None:
     program = (
-        "import sys; from asr.tracking.sender import open_run\n"
-        "uri, name = 'sqlite:///new/mlflow.db', sys.argv[1]\n"
-        "with open_run(None, uri, 'sweep', name, {}, {}, system_metrics_seconds=None) as run:\n"
+        "import sys; from asr.tracking.run import Description, Destination, open_run\n"
+        "sweep = Destination('sqlite:///new/mlflow.db', 'sweep')\n"
+        "with open_run(None, sweep, Description(sys.argv[1])) as run:\n"
         "    for step in range(50): run.log_metrics({'loss': step + 0.5}, step)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -106,18 +105,43 @@ def test_processes_that_start_at_once_on_a_fresh_database(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new"], "nothing beside the database's folder"
 
 
-def test_flat_params_keep_choices_apart_from_the_config() -> None:
-    params = flat_params({"model": "ds2", "seed": "a choice"}, CONFIG | {"seed": 1, "empty": {}, "long": "x" * 7000})
-    assert params["model"] == "ds2"
-    assert params["model.gru_layers"] == "4"
-    assert params["seed"] == "a choice"
-    assert params["config.seed"] == "1"
-    assert params["augment.spec.0.max_bins"] == "15"
-    assert params["augment.spec.1.max_bins"] == "20"
-    assert params["betas"] == "[0.9, 0.99]"
-    assert params["empty"] == "{}"
-    assert len(params["long"]) == PARAM_CHARACTERS
-    assert params["long"].endswith("config.json)")
+def test_parameters_are_the_choices_what_was_typed_and_settings_that_no_choice_decides() -> None:
+    config = {
+        "model": {"_target_": "asr.DeepSpeech2", "gru_layers": 4, "gru_size": 32},
+        "augment": {"speed": None, "spectrogram": [{"_target_": "torchaudio.Mask", "max_bins": 15}]},
+        "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
+        "data": {"root": "corpus", "train": ["train-clean-100"]},
+        "seed": 1,
+        "name": "x" * 7000,
+    }
+    typed = ["model=ds2", "model.gru_size=32", "data.train=[train-clean-100]"]
+    params = Description("a run", {"model": "ds2", "augment": "mask"}, config, typed).params()
+    assert params.pop("name").endswith("config.json)")
+    assert params == {
+        "model": "ds2",
+        "augment": "mask",
+        "model.gru_size": "32",
+        "augment.speed": "None",
+        "optimizer.lr": "0.001",
+        "data.root": "corpus",
+        "data.train": "['train-clean-100']",
+        "seed": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "first", "name"),
+    [
+        ([], "", "default"),
+        (["experiment=exp3", "scale=mini", "data.root=outputs/corpora/synthetic", "seed=7"], "", "exp3 mini seed=7"),
+        (["model.convs=[{a: 1}]", "optimizer.lr=1e-3"], "trial 3", "trial 3 lr=1e-3"),
+        (["experiment=a_very_long_name_of_an_experiment", "seed=1"], "", "a_very_long_name_of_an_experi"),
+        (["data=synthetic", "model=ds2_2conv_4gru", "seed=1"], "", "data=synthetic seed=1"),
+    ],
+)
+def test_a_run_has_a_short_name_in_mlflow(overrides: list[str], first: str, name: str) -> None:
+    assert short_name(overrides, first) == name
+    assert len(name) < 30
 
 
 def test_parameters_tags_and_artifacts_of_a_run(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +155,7 @@ def test_parameters_tags_and_artifacts_of_a_run(uri: str, tmp_path: Path, monkey
         with pytest.raises(FileNotFoundError, match="write it first"):
             run.log_file(tmp_path / "absent.pt")
     data = stored(uri, run.run_id).data
-    assert data.params == flat_params(CHOICES, config)
+    assert data.params == Description("", CHOICES, config).params()
     assert len(data.params) > 250
     assert data.tags["command"] == "python -m asr.train"
     assert data.tags["mlflow.source.git.commit"] == code_version(Path(__file__).parent).commit
@@ -162,7 +186,7 @@ def test_a_database_that_was_moved_is_refused_before_files_go_to_the_old_place(t
 
     def log(folder: Path, experiment: str) -> None:
         uri = f"sqlite:///{folder / 'mlflow.db'}"
-        with open_run(None, uri, experiment, "r", {}, {}, system_metrics_seconds=None) as run:
+        with open_run(None, Destination(uri, experiment), Description("r")) as run:
             run.log_text("note", "note.txt")
 
     log(old, "asr")
@@ -178,8 +202,8 @@ def test_a_database_that_was_moved_is_refused_before_files_go_to_the_old_place(t
 
 
 def test_metrics_arrive_exactly_once(uri: str) -> None:
-    run = start(uri, flush_seconds=1e9)
-    count = ITEMS_A_CALL["metrics"] + 100
+    run = start(uri)
+    count = 1100  # more than one call takes
     for step in range(count):
         run.log_metrics({"loss": 1 / (step + 1)}, step)
     assert points(uri, run.run_id, "loss") == [], "kept until they are sent together"
@@ -187,8 +211,8 @@ def test_metrics_arrive_exactly_once(uri: str) -> None:
     assert points(uri, run.run_id, "loss") == [(step, 1 / (step + 1)) for step in range(count)]
 
 
-def test_metrics_are_sent_when_flush_seconds_are_over(uri: str) -> None:
-    with start(uri, flush_seconds=0.01) as run:
+def test_metrics_are_sent_while_the_run_goes_on(uri: str, send_often: None) -> None:
+    with start(uri) as run:
         run.log_metrics({"loss": 1.0}, 1)
         wait_for(lambda: points(uri, run.run_id, "loss") == [(1, 1.0)])
 
@@ -206,7 +230,7 @@ def test_what_is_not_finite_is_kept_in_words(uri: str) -> None:
 
 
 def test_a_store_that_fails_for_a_while_loses_no_metric(
-    uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    uri: str, send_often: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from mlflow import MlflowClient
 
@@ -216,7 +240,7 @@ def test_a_store_that_fails_for_a_while_loses_no_metric(
         send(client, run_id, metrics[:1])  # the answer to what has arrived is lost
         raise ConnectionError("the server is away")
 
-    with start(uri, flush_seconds=0.01, retry_seconds=0.01) as run:
+    with start(uri) as run:
         with monkeypatch.context() as patch:
             patch.setattr(MlflowClient, "log_batch", log_batch)
             run.log_metrics({"loss": 1.0, "wer": 2.0}, 1)
@@ -237,7 +261,7 @@ def test_a_run_goes_on(uri: str) -> None:
     assert points(uri, run.run_id, "loss") == [(1, 2.0), (2, 1.0), (3, 1.0)]
     mlflow_run = stored(uri, run.run_id)
     assert mlflow_run.info.status == "FINISHED"
-    assert mlflow_run.data.params == flat_params(CHOICES, {"epochs": 1, "added": 1}), "MLflow cannot change a parameter"
+    assert mlflow_run.data.params == CHOICES | {"epochs": "1", "added": "1"}, "MLflow cannot change a parameter"
     assert mlflow_run.data.tags["resumed"] == "2"
     assert json.loads((folder_of(uri, run) / "resume_2/config.json").read_text()) == {"epochs": 3, "added": 1}
 
@@ -246,7 +270,7 @@ def test_a_run_goes_on(uri: str) -> None:
     ("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED"), (None, "FINISHED")]
 )
 def test_how_a_run_ends(uri: str, error: type[BaseException] | None, status: str) -> None:
-    run = start(uri, flush_seconds=1e9)
+    run = start(uri)
 
     def body() -> None:
         with run:
@@ -267,7 +291,7 @@ def test_system_metrics_are_logged_until_the_run_ends(uri: str) -> None:
     def watchers() -> int:
         return sum(thread.name == "SystemMetricsMonitor" for thread in threading.enumerate())
 
-    with start(uri, system_metrics_seconds=0.2) as run:
+    with start(uri, seconds=0.2) as run:
         assert watchers() == 1
         time.sleep(1)
     assert watchers() == 0
@@ -302,13 +326,12 @@ def test_a_run_that_is_not_there_cannot_go_on(uri: str) -> None:
 
 
 def test_a_server_that_is_killed_and_comes_back_holds_everything_exactly_once(
-    mlflow_server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    mlflow_server: MlflowServer, send_often: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from mlflow import MlflowClient
 
     mlflow_server.start()
-    run = start(mlflow_server.uri, directory=tmp_path / "run", config={"epochs": 2}, flush_seconds=0.02,
-                retry_seconds=0.05, system_metrics_seconds=0.05)  # fmt: skip
+    run = start(mlflow_server.uri, directory=tmp_path / "run", config={"epochs": 2}, seconds=0.05)
 
     def log(steps: range) -> None:
         for step in steps:
@@ -349,7 +372,7 @@ def test_a_server_that_is_killed_and_comes_back_holds_everything_exactly_once(
 def test_a_run_starts_and_ends_without_its_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     away = f"http://me:p@ss@127.0.0.1:{unused_port()}"
     begin = time.monotonic()
-    with start(away, directory=tmp_path, system_metrics_seconds=0.05, retry_seconds=0.05) as run:
+    with start(away, directory=tmp_path, seconds=0.05) as run:
         run.log_metrics({"loss": 1.0}, 1)
         wait_for(lambda: "system/cpu_utilization_percentage" in run._journal.last_steps)
         assert run.run_id is None
@@ -371,8 +394,10 @@ def test_a_run_that_was_killed_goes_on_in_the_same_run_with_every_step_once(
     from mlflow import MlflowClient
 
     program = (
-        "import sys, time; from pathlib import Path; from asr.tracking.sender import open_run\n"
-        "run = open_run(Path('run'), sys.argv[1], 'killed', 'a run', {}, {'epochs': 1}, flush_seconds=0.01)\n"
+        "import sys, time; from pathlib import Path; from asr.tracking import run as tracking\n"
+        "tracking.SEND_SECONDS = 0.01\n"
+        "description = tracking.Description('a run', config={'epochs': 1})\n"
+        "run = tracking.open_run(Path('run'), tracking.Destination(sys.argv[1], 'tests'), description)\n"
         "for step in range(10**6):\n"
         "    run.log_metrics({'loss': 1 / (step + 1), 'nan': float('nan')}, step)\n"
         "    if step == 300: print('logged', flush=True)\n"
@@ -390,12 +415,13 @@ def test_a_run_that_was_killed_goes_on_in_the_same_run_with_every_step_once(
         process.kill()
     events = [entry.event for entry in read(Path("run/journal.jsonl"))]
     last = max(event["step"] for event in events if event["kind"] == "metrics" and "loss" in event["values"])
-    with open_run(Path("run"), uri, "killed", "a run", {}, {"epochs": 2}, system_metrics_seconds=None) as run:
+    with start(uri, directory=Path("run"), config={"epochs": 2}) as run:
         for step in range(200, last + 50):
             run.log_metrics({"loss": 1 / (step + 1), "nan": math.nan}, step)
 
     client = MlflowClient(uri)
-    (found,) = client.search_runs([client.get_experiment_by_name("killed").experiment_id])
+    experiment = client.get_experiment_by_name("tests").experiment_id
+    (found,) = client.search_runs([experiment], f"tags.directory = '{os.path.relpath(tmp_path / 'run')}'")
     assert found.info.run_id == run.run_id
     assert found.info.status == "FINISHED"
     assert (found.data.tags["resumed"], found.data.tags["first_non_finite.nan"]) == ("1", "nan at step 0")
@@ -432,7 +458,7 @@ def test_what_mlflow_refuses_for_good_does_not_hold_up_the_rest(
     uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "gone.txt").write_text("")
-    with start(uri, directory=tmp_path, config={"a?b": 1, "epochs": 2}, flush_seconds=1e9) as run:
+    with start(uri, directory=tmp_path, config={"a?b": 1, "epochs": 2}) as run:
         run.log_file(tmp_path / "gone.txt")
         (tmp_path / "gone.txt").unlink()
         for step in range(5):
@@ -469,7 +495,7 @@ def test_a_deleted_experiment_is_an_input_error_before_anything_is_logged(uri: s
     client = MlflowClient(uri)
     client.delete_experiment(client.create_experiment("old"))
     with pytest.raises(InputError, match=r"tracking\.experiment=old is deleted there"):
-        open_run(tmp_path, uri, "old", "a run", {}, {})
+        open_run(tmp_path, Destination(uri, "old"), Description("a run"))
     assert not (tmp_path / "journal.jsonl").exists()
 
 
