@@ -31,9 +31,8 @@ def query(folder, sql, *values):
 
 def in_mlflow(folder, name):
     """A run's status, points and files' names in MLflow's database, without what depends on the clock."""
-    ((run_id, status, artifacts),) = query(
-        folder, "SELECT run_uuid, status, artifact_uri FROM runs WHERE name = ?", name
-    )
+    runs = "SELECT run_uuid, status, artifact_uri FROM runs JOIN tags USING (run_uuid) WHERE key = 'directory'"
+    ((run_id, status, artifacts),) = query(folder, f"{runs} AND value LIKE '%/' || ?", name)
     points = {
         point: values
         for point, values in logged_points(folder / "mlflow.db", run_id).items()

@@ -37,8 +37,8 @@ def train_in(folder, corpus, name, *overrides):
 
 def logged(folder, name):
     """How often each point stands in MLflow's database: (key, step, value), without what the clock changes."""
-    query = """SELECT key, step, CASE is_nan WHEN 1 THEN 'nan' ELSE value END FROM metrics JOIN runs USING (run_uuid)
-               WHERE runs.name = ?"""
+    query = """SELECT key, step, CASE is_nan WHEN 1 THEN 'nan' ELSE value END FROM metrics WHERE
+               run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'directory' AND value LIKE '%/' || ?)"""
     with closing(sqlite3.connect(folder / "mlflow.db")) as database:
         points = database.execute(query, (name,)).fetchall()
     return Counter(point for point in points if "wall_" not in point[0] and "per_second" not in point[0])
@@ -139,7 +139,8 @@ def test_a_signal_finishes_the_batch_saves_and_ends_the_process(folder, corpus, 
 
 def status(folder, name):
     with closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        ((found,),) = database.execute("SELECT status FROM runs WHERE name = ?", (name,)).fetchall()
+        query = "SELECT status FROM runs JOIN tags USING (run_uuid) WHERE key = 'directory' AND value LIKE '%/' || ?"
+        ((found,),) = database.execute(query, (name,)).fetchall()
     return found
 
 
