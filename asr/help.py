@@ -55,7 +55,11 @@ def _lines(command: str, config: DictConfig, folders: Sequence[Path]) -> Iterato
     shown: set[str] = set()
     for title, described in [
         ("Settings (KEY=VALUE)", describe(command, folders)),
-        *((f"Settings of {g}={choices[g]}", describe(f"{g}/{choices[g]}", folders)) for g in groups if choices[g]),
+        *(
+            (f"Settings of {g}={choices[g]}", describe(f"{g}/{choices[g]}", folders))
+            for g in groups
+            if choices[g] and g != "claims"
+        ),
     ]:
         rows = {key: text for key, text in described.items() if key not in shown and _is_shown(config, key, text)}
         if rows:

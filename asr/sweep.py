@@ -66,7 +66,9 @@ def parent_run(config: DictConfig, jobs: Sequence[DictConfig]) -> Iterator[None]
             if run.run_id:
                 os.environ[PARENT] = run.run_id
             else:
-                log.warning("MLflow did not answer in time: the runs of %s stand beside it there, not under it", name)
+                log.warning(
+                    "MLflow did not answer in time: the runs of %s will not be shown under a parent run there", name
+                )
             yield
     finally:
         parent = os.environ.pop(PARENT, None)
