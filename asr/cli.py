@@ -26,9 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from asr.config.help import print_help
 from asr.config.naming import run_name, study_name
 from asr.errors import InputError, ToldError, mask
-from asr.help import print_help
 from asr.passwords import move_config_passwords, move_passwords
 from asr.training.distributed import is_main_process, leave_after_main, processes
 from asr.training.memory import explain_lost_memory, limit_memory

@@ -15,12 +15,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from asr.cli import CONF, entry_point, fail_alike
+from asr.config.help import print_options
 from asr.console import console
 from asr.corpora.download import ensure_part
 from asr.corpora.manifest import PartSummary, index_part
 from asr.corpora.synthetic.corpus import make_corpus
 from asr.errors import InputError
-from asr.help import print_options
 from asr.settings import GROUP, STRING, STRINGS, SWITCH, Rules, check, whole
 
 RULES: Rules = {

@@ -221,16 +221,15 @@ def write_results(
     evaluations: dict[str, Evaluation], state: TrainState, step: int, directory: Path, tracked: Run
 ) -> None:
     """Write results.json, error tables and curves into the directory and MLflow."""
-    from asr.artifacts.plots import learning_curves
+    from asr.artifacts.plots import learning_curves, save_picture
 
     for part, evaluation in evaluations.items():
         tracked.log_table(error_rows(evaluation.scored), f"errors/{part}")
         tracked.log_metrics({f"{part}/{name}": v for name, v in evaluation.as_metrics().items()}, step)
     rates = {part: evaluation.rates.to_json() for part, evaluation in evaluations.items()}
     write_json(rates, directory / "results.json")
-    curves = directory / "learning_curves.png"
-    learning_curves(state.history).savefig(curves)
-    for path in (directory / "results.json", directory / "history.jsonl", curves):
+    curves = save_picture(learning_curves(state.history), directory / "learning_curves.png")
+    for path in (directory / "results.json", directory / "history.jsonl", *curves):
         tracked.log_file(path)
     tracked.log_file(directory / checkpoint.BEST, "checkpoints")
 

@@ -80,6 +80,7 @@ def test_a_run_learns_and_leaves_everything_behind(trained):
         "errors/test-clean.tsv",
         "history.jsonl",
         "learning_curves.png",
+        "learning_curves.svg",
         "results.json",
         "start/config.json",
         "start/packages.txt",

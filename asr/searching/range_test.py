@@ -15,7 +15,7 @@ from optuna.distributions import FloatDistribution
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from asr.artifacts.plots import DEV, OTHER, TRAIN, new_figure
+from asr.artifacts.plots import DEV, OTHER, TRAIN, new_figure, save_picture
 from asr.config.build import build_experiment
 from asr.config.naming import Job
 from asr.console import console, print_facts, print_plan, print_whereabouts, progress_bar
@@ -164,11 +164,9 @@ def suggestion(curve: Curve, steepest: float | None) -> float | None:
 
 
 def write_curve(curve: Curve, steepest: float | None, directory: Path) -> list[Path]:
-    """Write lr_range.tsv and lr_range.png."""
+    """Write lr_range.tsv, lr_range.png and lr_range.svg."""
     table = write_table([point._asdict() for point in curve.points], directory / "lr_range.tsv")
-    plot = directory / "lr_range.png"
-    plot_curve(curve, steepest).savefig(plot)
-    return [table, plot]
+    return [table, *save_picture(plot_curve(curve, steepest), directory / "lr_range.png")]
 
 
 def plot_curve(curve: Curve, steepest: float | None) -> Figure:
