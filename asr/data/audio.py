@@ -1,5 +1,6 @@
 """Read the audio of an utterance, and decide whether it can be used."""
 
+import logging
 import re
 import warnings
 from functools import cache
@@ -60,9 +61,13 @@ def _tighten_lhotse() -> None:
     By default lhotse mirrors or cuts the end of an utterance where up to half a second is missing or too much, and says
     nothing. It warns that resampling may need such a repair; what resampling rounds is a sample or two.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        set_audio_duration_mismatch_tolerance(TOLERANCE_SECONDS)
+    logging.disable(logging.INFO)  # each process that reads would print a line about it
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            set_audio_duration_mismatch_tolerance(TOLERANCE_SECONDS)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _name(source: AudioSource) -> str:
