@@ -205,7 +205,7 @@ def test_a_sweep_whose_mlflow_is_away_trains_all_the_same(command, corpus, tmp_p
     journal = [entry.event for entry in read(results.with_name("journal.jsonl"))]
     assert "mlflow.parentRunId" not in journal[0]["tags"]
     assert journal[-1]["status"] == "FINISHED"
-    assert "not under it" in printed.out
+    assert "will not be shown under a parent run there" in printed.out
     assert len(list((tmp_path / "outputs" / "sweeps").glob("*/journal.jsonl"))) == 1, "it is sent later, too"
 
 
