@@ -21,5 +21,5 @@ def mask(text: str) -> str:
 
 
 def first_line(error: object) -> str:
-    """What a library's exception says, as part of a paragraph, without passwords; its type where it says nothing."""
+    """Return the first line of an exception's message, without passwords; the exception's type if it has none."""
     return mask((str(error).strip().splitlines() or [type(error).__name__])[0])

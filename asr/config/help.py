@@ -116,7 +116,7 @@ def _groups(command: str, folders: Sequence[Path]) -> Iterator[str]:
 
 
 def _is_shown(config: DictConfig, key: str, text: str) -> bool:
-    """Whether a setting is in the config, and either described or a plain value."""
+    """Return whether a setting is in the config, and either described or a plain value."""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     if not OmegaConf.is_dict(node) or name not in list(node) or name == "_target_" or key.startswith("hydra"):

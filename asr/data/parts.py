@@ -49,6 +49,7 @@ def load_parts(config: DictConfig, sources: Sequence[str]) -> Iterator[tuple[str
 
 
 def validate_roles(data: Data) -> None:
+    """Raise an InputError if an utterance is in two roles, such as train and test."""
     seen: dict[str, str] = {}
     for role, parts in data.roles().items():
         for source, selection in parts.items():

@@ -70,11 +70,11 @@ class Judged:
 
     @property
     def has_tested(self) -> bool:
-        """Whether any claim could be tested."""
+        """Return whether any claim could be tested."""
         return any(map(self.is_tested, self.answers))
 
     def is_tested(self, name: str) -> bool:
-        """Whether there is anything to show of a claim: both runs of any pair, or why they cannot be compared."""
+        """Return whether a claim has anything to show: both runs of a pair, or why they cannot be compared."""
         return any(a.problem or any(outcome.difference for outcome in a.outcomes) for a in self.answers[name])
 
     def problems(self, name: str) -> list[str]:
@@ -82,7 +82,7 @@ class Judged:
         return sorted({answer.problem for answer in self.answers[name]} - {""})
 
     def lacks_runs(self, name: str) -> bool:
-        """Whether runs of a claim are missing."""
+        """Return whether runs of a claim are missing."""
         return any(a.verdict == Verdict.NOT_TESTABLE and not a.problem for a in self.answers[name])
 
     def outcome_verdicts(self, name: str) -> list[Verdict]:

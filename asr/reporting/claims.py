@@ -66,7 +66,7 @@ class Pair:
 
     @property
     def is_paired(self) -> bool:
-        """Whether both are scored on the same utterances."""
+        """Return whether both are scored on the same utterances."""
         return self.worse.part == self.better.part
 
     def on(self, part: str) -> "Pair":

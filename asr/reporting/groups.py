@@ -49,7 +49,7 @@ class Group:
         )
 
     def can_show(self, comparison: Comparison) -> bool:
-        """Whether enough of a comparison was run to compare anything."""
+        """Return whether enough of a comparison was run to compare anything."""
         return sum(variant in self.runs for variant in comparison.variants) > 1
 
     @property
@@ -90,7 +90,7 @@ class Group:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the corpus is spoken by eSpeak NG."""
+        """Return whether the corpus is spoken by eSpeak NG."""
         return "synthetic" in self.corpus
 
     @property
@@ -106,7 +106,7 @@ class Group:
 
     @property
     def is_full(self) -> bool:
-        """Whether it ran as in the writeup: on whole test parts of LibriSpeech, and all that the filters leave."""
+        """Return whether it ran as in the writeup: whole test parts of LibriSpeech, and all that the filters leave."""
         sizes, test, train = librispeech(), self.kept_parts(["test"]), self.kept_parts(["train"])
         return (
             all(key in AS_PUBLISHED for key in _values(self.overrides))

@@ -79,7 +79,7 @@ class LeftOut:
 
     @property
     def status_in_words(self) -> str:
-        """What became of the run."""
+        """Return the run's status as it is shown."""
         known = {"FINISHED": "finished, not usable", "KILLED": "stopped", "RUNNING": "running or cut off"}
         return known.get(self.status, self.status.lower())
 

@@ -28,7 +28,7 @@ class Compute:
 
     @property
     def pin_memory(self) -> bool:
-        """Whether batches go to the device faster from page-locked memory."""
+        """Return whether batches are loaded into page-locked memory, from which CUDA copies them faster."""
         return self.device.type == "cuda"
 
     def describe(self) -> str:

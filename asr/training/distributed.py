@@ -49,19 +49,12 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def sum(self, number: int) -> int:
-        """Return the sum over all processes, without waiting for a GPU."""
-        return self._reduced(number, dist.ReduceOp.SUM)
-
     def max(self, number: int) -> int:
         """Return the largest number of all processes, without waiting for a GPU."""
-        return self._reduced(number, dist.ReduceOp.MAX)
-
-    def _reduced(self, number: int, operation: Any) -> int:
         if self.size == 1:
             return number
         tensor = torch.tensor(number)
-        dist.all_reduce(tensor, operation, group=self.steps)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.steps)
         return int(tensor)
 
     def total(self, tensor: Tensor) -> Tensor:

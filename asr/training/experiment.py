@@ -45,7 +45,7 @@ class Experiment:
 
     @property
     def shard(self) -> Share:
-        """What this process takes of each batch."""
+        """Return which part of each batch this process takes."""
         world = self.compute.world
         return Share(world.rank, world.size, self.config["batch"]["accumulate"])
 

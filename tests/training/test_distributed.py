@@ -84,7 +84,7 @@ def test_the_gradient_is_that_of_one_process(config, tmp_path):
             compute, accumulate = session.compute, 3 if "pieces" in name else 1
             (pieces,) = pieces_of(session, 1, accumulate, cut)
             model = distribute(session.recognizer.model.train(training), compute)
-            utterances = compute.world.sum(sum(len(piece.ids) for piece in pieces))
+            utterances = sum(compute.world.gather(sum(len(piece.ids) for piece in pieces)))
             loss = backward(model, pieces, utterances, compute)
             state = {key: value.grad for key, value in session.recognizer.model.named_parameters()}
             state["loss"] = loss
@@ -145,7 +145,7 @@ def test_scores_are_of_all_processes_and_those_of_one(config, tmp_path):
 def test_what_ends_one_process_ends_all_and_is_told_once(tmp_path):
     def settle():
         world = init_distributed()
-        assert (world.sum(world.rank + 1), world.max(7 * world.rank)) == (3, 7)
+        assert (sum(world.gather(world.rank + 1)), world.max(7 * world.rank)) == (3, 7)
         assert world.gather("ab"[world.rank]) == ["a", "b"]
         with world.errors_shared():
             pass
