@@ -43,7 +43,7 @@ def plan_facts(config: DictConfig, run: Experiment, directory: Path) -> dict[str
     train = run.data.train.values()
     rate = run.recognizer.features.sample_rate
     selections = [selection for parts in run.data.roles().values() for selection in parts.values()]
-    resampled = sum(cut.sampling_rate != rate for selection in selections for cut in selection.kept)
+    resampled = sum(selection.kept.resampled(rate) for selection in selections)
     facts = {
         "train on": f"{sum(len(s.kept) for s in train):,} utterances, {sum(s.hours for s in train):.2f} hours",
         "model": f"{count_parameters(run.recognizer.model):,} parameters",

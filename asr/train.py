@@ -191,8 +191,8 @@ def train(run: Experiment, state: TrainState, monitor: TrainingMonitor) -> None:
 def log_augmentation(run: Experiment, directory: Path, tracked: Run) -> None:
     """Draw an utterance before and after each transform, in the directory and in MLflow."""
     if run.augment.transforms:
-        cuts = run.data.training_cuts()
-        for path in write_augmentation(run.training_dataset(), cuts, directory / "augmentation"):
+        utterances = run.data.training_utterances()
+        for path in write_augmentation(run.training_dataset(), utterances, directory / "augmentation"):
             tracked.log_file(path, "augmentation")
 
 

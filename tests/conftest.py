@@ -26,7 +26,8 @@ from hydra import compose, initialize_config_dir
 
 from asr import cli
 from asr.config.naming import Job
-from asr.corpora.manifest import index_part
+from asr.corpora.index import Index
+from asr.corpora.librispeech import find_utterances
 from asr.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,13 +83,18 @@ def write_part(root, part, speaker, utterances, seed):
     (folder / f"{speaker}-1.trans.txt").write_text("".join(lines))
 
 
+def index_part(root, part, jobs=1, verify_audio=True):
+    """Writes the manifest of a part of LibriSpeech's layout."""
+    return Index(root, root / "manifests", jobs, verify_audio).write(part, *find_utterances(root, part))
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """The root of an indexed LibriSpeech-shaped tree: 24 training utterances a part, 6 elsewhere."""
     root = tmp_path_factory.mktemp("LibriSpeech")
     for number, part in enumerate(PARTS):
         write_part(root, part, 100 + number, 24 if part.startswith("train") else 6, seed=number)
-        index_part(root, part, root / "cuts", jobs=1)
+        index_part(root, part)
     return root
 
 

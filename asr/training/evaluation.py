@@ -8,10 +8,10 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
-from lhotse import CutSet
 from torch import nn
 
-from asr.data.batches import Position, Share
+from asr.corpora.manifest import Utterances
+from asr.data.batches import Position, Shard
 from asr.data.dataset import Batch
 from asr.data.loader import evaluation_batches
 from asr.data.text import Alphabet
@@ -90,17 +90,17 @@ def score_batch(model: nn.Module, batch: Batch, alphabet: Alphabet, compute: Com
 
 
 def score_parts(
-    recognizer: Recognizer, compute: Compute, parts: Mapping[str, CutSet], eval_seconds: float, workers: int
+    recognizer: Recognizer, compute: Compute, parts: Mapping[str, Utterances], eval_seconds: float, workers: int
 ) -> dict[str, Evaluation]:
     """Evaluate each part on its own."""
     dataset = recognizer.dataset(augment=None, seed=0)
-    share = Share(compute.world.rank, compute.world.size, pieces=1)
+    shard = Shard(compute.world.rank, compute.world.size)
     return {
         part: evaluate(
             recognizer.model,
-            evaluation_batches(dataset, cuts, eval_seconds, workers, compute.pin_memory, share),
+            evaluation_batches(dataset, utterances, eval_seconds, workers, compute.pin_memory, shard),
             recognizer.alphabet,
             compute,
         )
-        for part, cuts in parts.items()
+        for part, utterances in parts.items()
     }

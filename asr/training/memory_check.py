@@ -6,8 +6,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from asr.data.augment import Augment, seeded
-from asr.data.batches import WHOLE, Passes, Position, Share
-from asr.data.dataset import Batch, Utterance, UtteranceDataset, collate
+from asr.data.batches import WHOLE, EpochBatches, Position, Shard
+from asr.data.dataset import Batch, Example, UtteranceDataset, collate
 from asr.training.compute import Compute
 from asr.training.distributed import unsynchronised
 from asr.training.experiment import Experiment
@@ -28,12 +28,12 @@ def check_memory(run: Experiment, model: nn.Module) -> None:
     """
     setting = run.config["rehearse"]
     if run.compute.device.type == "cuda" if setting == "auto" else setting:
-        longest = longest_batch(run.training_dataset(), run.passes, run.shard)
+        longest = longest_batch(run.training_dataset(), run.batches, run.shard)
         with run.compute.world.errors_shared():
             rehearse(model, longest, run.optimizer, run.compute)
 
 
-def longest_batch(dataset: UtteranceDataset, passes: Passes, share: Share = WHOLE) -> Batch:
+def longest_batch(dataset: UtteranceDataset, batches: EpochBatches, shard: Shard = WHOLE) -> Batch:
     """Return a micro-batch with as many frames, padding included, as training can draw; no other takes more memory.
 
     Its ids and references are real. Its features are zeros, as long for each utterance as the longest can become by
@@ -41,23 +41,22 @@ def longest_batch(dataset: UtteranceDataset, passes: Passes, share: Share = WHOL
     the longest.
 
     Random batches are as long in every epoch of the data, since one of them holds the longest utterance. Batches of
-    like length differ: lhotse lets the last utterance of a batch lengthen all of it, so a later epoch can exceed the
-    first few by a little.
+    like length differ a little from epoch to epoch.
     """
-    batches = (batch for number in range(EPOCHS) for batch in passes.batches(number))
-    pieces = (piece for batch in batches for piece in share._replace(rank=0).of(batch))
-    longest = max(pieces, key=lambda piece: len(piece) * max(heard.duration for heard in piece))
-    cuts, seconds = [heard.cut for heard in longest], max(heard.duration for heard in longest)
+    all_batches = (batch for number in range(EPOCHS) for batch in batches.batches(number))
+    micro_batches = (micro_batch for batch in all_batches for micro_batch in shard._replace(rank=0).of(batch))
+    longest = max(micro_batches, key=lambda some: len(some) * max(one.seconds / one.speed for one in some))
+    seconds = max(one.seconds / one.speed for one in longest)
     rate = dataset.features.sample_rate
     samples = longest_augmented(dataset.augment, round(seconds * rate), rate)
     features = torch.zeros(dataset.features.frames(samples), dataset.features.n_mels)
-    references = [dataset.alphabet.normalize(cut.supervisions[0].text or "") for cut in cuts]
+    references = [dataset.alphabet.normalize(one.text) for one in longest]
     targets = torch.tensor(dataset.alphabet.encode(max(references, key=len)), dtype=torch.long)
     return collate(
         Position(0, 0),
         [
-            Utterance(cut.id, reference, features, targets, seconds)
-            for cut, reference in zip(cuts, references, strict=True)
+            Example(one.id, reference, features, targets, seconds)
+            for one, reference in zip(longest, references, strict=True)
         ],
         [],
         dataset.features.n_mels,

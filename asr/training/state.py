@@ -109,7 +109,7 @@ class TrainState:
     def count(self, metrics: StepMetrics, wall_seconds: float) -> None:
         """Add a step to the run and to the sums of its epoch."""
         self.step += 1
-        self.position = Position(metrics.position.pass_number, metrics.position.batch_index + 1)
+        self.position = Position(metrics.position.data_epoch, metrics.position.batch_index + 1)
         non_finite = bool(metrics.ids) and not metrics.updated
         self.non_finite_in_a_row = self.non_finite_in_a_row + 1 if non_finite else 0
         totals = self.this_epoch

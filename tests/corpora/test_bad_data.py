@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from asr.corpora.cuts import load_cuts
 from audiomentations import AddGaussianNoise
 from conftest import ROOT
 from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
@@ -23,7 +24,6 @@ from lhotse.utils import fastcopy
 
 from asr import prepare
 from asr.corpora.audio_files import hides_samples
-from asr.corpora.cuts import load_cuts
 from asr.data.audio import UnreadableError, load_audio
 from asr.data.augment import Augment
 from asr.data.batches import Passes, Position

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from asr.corpora.cuts import load_cuts
 from lhotse import CutSet, MonoCut, MultiCut, Recording, RecordingSet, SupervisionSegment
 from lhotse.utils import fastcopy
 
 from asr import cli
-from asr.corpora.cuts import load_cuts
 from asr.corpora.manifest import index_part
 from asr.data.audio import load_audio
 from asr.errors import InputError

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from asr.corpora.cuts import load_cuts
+from asr.corpora.utterance import IndexedCut
 from lhotse import CutSet, MonoCut
 from lhotse.serialization import deserialize_item
 
-from asr.corpora.cuts import load_cuts
 from asr.corpora.manifest import index_part
-from asr.corpora.utterance import IndexedCut
 from asr.data.audio import load_audio
 
 CUT = IndexedCut("7-1-0001", "HELLO WORLD", "7", "/data/dev-clean/7/1", 16_000, 21_333)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from asr.corpora.cuts import TOLERANCE_SECONDS, load_cuts
+from asr.corpora.utterance import INDEX_VERSION, IndexedCut
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 
-from asr.corpora.cuts import TOLERANCE_SECONDS, load_cuts
-from asr.corpora.utterance import INDEX_VERSION, IndexedCut
 from asr.data.batches import Position
 from asr.data.dataset import Unreadable, Utterance, collate
 from asr.data.features import LogMel
