@@ -2,11 +2,11 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import CHOICES, ROOT, content, job, same, write_part
 from hydra import compose, initialize_config_dir
-from lhotse import CutSet, Recording, SupervisionSegment
 
 from asr import cli, evaluate, prepare, train
 from asr.errors import InputError
@@ -73,14 +73,15 @@ def test_a_model_of_ones_own_trains_resumes_and_is_scored(mine, monkeypatch):
         evaluate.run(config)
 
 
-def test_a_cutset_stands_in_for_a_part(mine, capsys):
-    cuts = []
-    for transcripts in (mine / "speech/lessons").rglob("*.trans.txt"):
+def test_a_table_of_recordings_becomes_parts(mine, monkeypatch, capsys):
+    rows = ["path,text,part"]
+    for transcripts in Path("speech").rglob("*.trans.txt"):
+        folder = transcripts.parent.relative_to("speech")
         for line in transcripts.read_text().splitlines():
             id, _, text = line.partition(" ")
-            cut = Recording.from_file(transcripts.parent / f"{id}.flac", recording_id=id).to_cut()
-            cut.supervisions = [SupervisionSegment(id, id, 0, cut.duration, text=text)]
-            cuts.append(cut)
-    CutSet.from_cuts(cuts).to_file("train_cuts.jsonl.gz")
-    run(mine, "run", "data.train=[train_cuts.jsonl.gz]", "dry_run=true")
-    assert re.search(r"train +train_cuts +6 ", capsys.readouterr().out)
+            rows.append(f"{folder}/{id}.flac,{text},{folder.parts[0]}")
+    Path("speech.csv").write_text("\n".join(rows))
+    monkeypatch.setattr("sys.argv", ["prepare", "table", "file=speech.csv", "root=speech", "manifests=mine"])
+    prepare.command()
+    run(mine, "run", "data.manifests=mine", "dry_run=true")
+    assert re.search(r"train +lessons +6 ", capsys.readouterr().out)

@@ -31,8 +31,8 @@ def load_audio(utterance: Utterance, sample_rate: int) -> np.ndarray:
     try:
         samples = decode(content, utterance.num_samples, utterance.sample_rate)
     except AudioError as error:
-        where = "" if utterance.offset is None else f" has at byte {utterance.offset:,}"
-        raise UnreadableError(utterance.id, f"{utterance.location}{where or ' has'} {error}") from error
+        where = "" if utterance.offset is None else f", byte {utterance.offset:,}"
+        raise UnreadableError(utterance.id, f"{utterance.location}{where}: {error}") from error
     return (
         samples if utterance.sample_rate == sample_rate else soxr.resample(samples, utterance.sample_rate, sample_rate)
     )

@@ -535,4 +535,4 @@ def test_code_version_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_package_versions_name_python_and_torch() -> None:
     versions = package_versions()
     assert next(iter(versions)) == "python"
-    assert {"torch", "mlflow", "lhotse"} <= set(versions)
+    assert {"torch", "mlflow", "audiomentations"} <= set(versions)

@@ -20,7 +20,7 @@ from two_processes import happens
 from asr import train
 from asr.config.build import build_experiment
 from asr.config.naming import Job
-from asr.data.batches import Position, Share
+from asr.data.batches import Position, Shard
 from asr.data.loader import evaluation_batches
 from asr.errors import InputError, ToldError
 from asr.training import checkpoint
@@ -57,14 +57,12 @@ def in_processes(action, size=2):
 
 
 def pieces_of(session, steps, accumulate=1, cut=slice(None)):
-    """The shares of this process of the first batches; of each batch only the utterances `cut` are left."""
+    """The micro-batches of this process of the first batches; of each batch only the utterances `cut` are left."""
     world = session.compute.world
-    share = Share(world.rank, world.size, accumulate)
+    shard = Shard(world.rank, world.size, accumulate)
     dataset = session.recognizer.dataset(session.augment, 1)
-    whole = [(Position(0, index), batch[cut]) for index, batch in enumerate(islice(session.passes.batches(0), steps))]
-    return [
-        [dataset[position, [heard.cut for heard in piece]] for piece in share.of(batch)] for position, batch in whole
-    ]
+    whole = [(Position(0, index), batch[cut]) for index, batch in enumerate(islice(session.batches.batches(0), steps))]
+    return [[dataset[position, piece] for piece in shard.of(batch)] for position, batch in whole]
 
 
 CASES = {  # settings, which utterances of a batch there are, and whether batch norm is in training mode
@@ -129,8 +127,8 @@ def test_scores_are_of_all_processes_and_those_of_one(config, tmp_path):
     def score():
         session = build_experiment(config())
         world, dataset = session.compute.world, session.recognizer.dataset(None, 1)
-        share = Share(world.rank, world.size, 1)
-        batches = evaluation_batches(dataset, session.data.training_cuts(), 5.0, 0, False, share)
+        shard = Shard(world.rank, world.size, 1)
+        batches = evaluation_batches(dataset, session.data.training_utterances(), 5.0, 0, False, shard)
         with torch.no_grad():
             session.recognizer.model.output.bias[0] = -3.0  # so that something is recognised
         found = evaluate(session.recognizer.model, batches, session.recognizer.alphabet, session.compute)
