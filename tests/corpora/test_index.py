@@ -260,4 +260,4 @@ def test_wrong_roots_and_parts_say_what_is_there(root: Path, tmp_path: Path) -> 
         (tmp_path / "above", "dev-clean", f"set root={tmp_path}/above/LibriSpeech"),
     ):
         with pytest.raises(InputError, match=message):
-            index_part(place, part, tmp_path / "cuts", 1)
+            index_part(place, part, tmp_path / "manifests", 1)

@@ -296,6 +296,6 @@ def test_a_multirun_trains_run_by_run_and_tells_a_mistake_once(folder, corpus, t
     monkeypatch.setattr(sys, "argv", ["asr.train", "-m", parts, *overrides(corpus, folder), "workers=1"])
     assert in_processes(train.main) == [2, 2]
     told = capfd.readouterr()
-    assert (told.out + told.err).count("error: part 'train-clean-7' has no index") == 1
+    assert (told.out + told.err).count("error: part 'train-clean-7' has no manifest") == 1
     assert len(list((tmp_path / "outputs" / "runs").glob("*/results.json"))) == 2
     assert told.out.count("best.pt on the test parts") == 2
