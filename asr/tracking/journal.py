@@ -121,7 +121,7 @@ class Journal:
 
         A closed journal may be closed again.
         """
-        if not self._file.closed and self._size == 0:
+        if not self._file.closed and os.fstat(self._file.fileno()).st_size == 0:
             self.path.unlink()
             (self.directory / LOCK).unlink()
             with suppress(OSError):  # it holds other files

@@ -43,7 +43,9 @@ def longest_batch(dataset: UtteranceDataset, passes: Passes, share: Share = WHOL
                 seconds = len(piece) * max((heard.duration for heard in piece), default=0.0)
                 if seconds > most:
                     longest, most, position = piece, seconds, Position(number, index)
-    return dataset[position, [heard.cut for heard in longest]]
+    batch = dataset[position, [heard.cut for heard in longest]]
+    assert isinstance(batch, Batch), "utterances that cannot be read are left out"
+    return batch
 
 
 def try_batch(model: nn.Module, batch: Batch, optimizer: Optimizer, compute: Compute) -> None:
