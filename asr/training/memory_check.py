@@ -36,16 +36,16 @@ def longest_batch(dataset: UtteranceDataset, passes: Passes, share: Share = WHOL
     All processes try the shard of the first, which is the longest. Random batches are as long in every epoch; batches
     of similar length differ, so a later one can exceed this by a little.
     """
-    longest, most, position = [], 0.0, Position(0, 0)
-    for number in range(EPOCHS):
-        for index, batch in enumerate(passes.batches(number)):
-            for piece in share._replace(rank=0).of(batch):
-                seconds = len(piece) * max((heard.duration for heard in piece), default=0.0)
-                if seconds > most:
-                    longest, most, position = piece, seconds, Position(number, index)
-    batch = dataset[position, [heard.cut for heard in longest]]
-    assert isinstance(batch, Batch), "utterances that cannot be read are left out"
-    return batch
+    pieces = (
+        (Position(number, index), piece)
+        for number in range(EPOCHS)
+        for index, batch in enumerate(passes.batches(number))
+        for piece in share._replace(rank=0).of(batch)
+    )
+    position, longest = max(pieces, key=lambda at: len(at[1]) * max((heard.duration for heard in at[1]), default=0))
+    found = dataset[position, [heard.cut for heard in longest]]
+    assert isinstance(found, Batch), "utterances that cannot be read are left out"
+    return found
 
 
 def try_batch(model: nn.Module, batch: Batch, optimizer: Optimizer, compute: Compute) -> None:
