@@ -271,7 +271,7 @@ class Run:
     def _warn(self, error: Exception) -> None:
         """Report why MLflow has nothing of what is pending, once until it works again."""
         if not (self._trouble or self._ended.is_set()):
-            log.warning("%s. Training continues; its journal is sent later", first_line(error))
+            log.warning("%s. The run continues, and its journal is sent later", first_line(error))
         self._trouble = first_line(error)
 
 

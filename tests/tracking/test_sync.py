@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -101,6 +102,19 @@ def test_a_run_that_is_being_trained_is_left_alone(mlflow_server: MlflowServer, 
         assert one == Synced(tmp_path / "run", 0, None, "is being trained: sends by itself")
     mlflow_server.start()
     assert logged(mlflow_server, "busy")[1] == []
+
+
+def test_two_that_sync_at_once_send_everything_once(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    train_offline(tmp_path / "run", "http://127.0.0.1:9")
+    mlflow_server.start()
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: sync.sync_run(tmp_path / "run", mlflow_server.uri, {}), range(2)))
+    assert sum(one.sent for one in both) == events(tmp_path / "run")
+    with closing(Journal(tmp_path / "run")) as journal:
+        run_id, _ = journal.sent[mlflow_server.uri]
+    stored = logged_points(mlflow_server.database, run_id)
+    assert len(stored) == 2 * len(STEPS)
+    assert {len(values) for values in stored.values()} == {1}
 
 
 def test_all_can_be_sent_elsewhere(mlflow_server: MlflowServer, tmp_path: Path) -> None:

@@ -348,7 +348,7 @@ def test_a_server_that_is_killed_and_comes_back_holds_everything_exactly_once(
     log(range(100, 200))
     assert time.monotonic() - begin < 5, "a server that is away does not hold up the training"
     run.log_text("while it was away", "notes/away.txt")
-    wait_for(lambda: "Training continues" in caplog.text)
+    wait_for(lambda: "The run continues" in caplog.text)
     mlflow_server.start()
     log(range(200, 250))
     run.finish()
@@ -368,7 +368,7 @@ def test_a_server_that_is_killed_and_comes_back_holds_everything_exactly_once(
     assert mlflow_run.data.tags["first_non_finite.wer"] == "nan at step 120"
     files = MlflowClient(mlflow_server.uri).list_artifacts(run.run_id, "notes")
     assert [(file.path, file.file_size) for file in files] == [("notes/away.txt", 17)]
-    outages = [record.message for record in caplog.records if "Training continues" in record.message]
+    outages = [record.message for record in caplog.records if "The run continues" in record.message]
     assert len(outages) == 1, "one line for an outage, however long it is"
 
 
@@ -382,7 +382,7 @@ def test_a_run_starts_and_ends_without_its_server(tmp_path: Path, caplog: pytest
     assert time.monotonic() - begin < 20
     warning, end = [record.message for record in caplog.records if record.name.startswith("asr.")]
     assert "Connection refused" in warning
-    assert "Training continues" in warning
+    assert "The run continues" in warning
     assert f"python -m asr.sync runs={os.path.relpath(tmp_path)}" in end
     assert "ss@" not in caplog.text, "no password on the console"
     kinds = [entry.event["kind"] for entry in read(tmp_path / "journal.jsonl")]
