@@ -219,10 +219,8 @@ def open_parent(search: Search, study: optuna.Study) -> Run:
         Destination(tracking.uri, tracking.experiment),
         Description(short_name([], job.name), job.choices, record, job.overrides, tags),
         run_id=known.get(tracking.uri),
+        must_answer=True,  # the trials name it as their parent
     )
-    if not run.run_id:
-        run.finish("FAILED", patience_seconds=0)
-        raise InputError(f"tracking.uri={tracking.uri} does not answer: a study starts when it does")
     if tracking.uri not in known:
         study.set_user_attr(RUNS, known | {tracking.uri: run.run_id})
     if RECORD not in study.user_attrs:
@@ -245,7 +243,7 @@ class TrialWorker(Worker):
         self.search, self.parent = search, parent
 
     def train(self, trial: optuna.Trial, number: int) -> float:
-        assert self.parent.run_id, "open_parent has seen to it"
+        assert self.parent.run_id, "its server had to answer"
         return train_trial(trial, number, self.search, self.parent.run_id)
 
     def ended(self, trial: FrozenTrial, number: int) -> None:

@@ -122,8 +122,8 @@ class Journal:
         A closed journal may be closed again.
         """
         if not self._file.closed and os.fstat(self._file.fileno()).st_size == 0:
-            self.path.unlink()
-            (self.directory / LOCK).unlink()
+            for path in (self.path, self.directory / LOCK):
+                path.unlink(missing_ok=True)  # the directory may have another name by now
             with suppress(OSError):  # it holds other files
                 self.directory.rmdir()
         self._file.close()

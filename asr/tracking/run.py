@@ -96,20 +96,33 @@ def _valid(key: str) -> str:
 
 
 def open_run(
-    journal: Journal | Path, destination: Destination, description: Description, run_id: str | None = None
+    journal: Journal | Path,
+    destination: Destination,
+    description: Description,
+    run_id: str | None = None,
+    must_answer: bool = False,
 ) -> "Run":
     """Start a run or, where the journal has one already, resume it.
 
     A server that does not answer is a warning: the journal is sent when it answers again, or by asr.sync.
 
-    journal: the run's, which is closed at its end, or the directory to open it in
-    run_id:  of an MLflow run to join, which other journals log to as well
-    raises:  InputError if uri is malformed, a database cannot be used, experiment is deleted or run_id unknown, or
-             another process has the directory
+    journal:     the run's, which is closed at its end, or the directory to open it in
+    run_id:      of an MLflow run to join, which other journals log to as well
+    must_answer: whether a server that does not answer is an InputError, so that the run has a run_id from its start
+    raises:      InputError if uri is malformed, a database cannot be used, experiment is deleted or run_id unknown, or
+                 another process has the directory
     """
     journal = Journal(journal) if isinstance(journal, Path) else journal
     try:
-        return Run(journal, destination, description, run_id)
+        run = Run(journal, destination, run_id)
+        if must_answer and run.trouble:
+            raise InputError(run.trouble)
+        run.log_start(destination.experiment, description, journal.starts or (run_id and journal.directory.name))
+        run.start_thread()
+        if must_answer and not run.run_id:
+            run.finish("FAILED", patience_seconds=0)
+            raise InputError(run.trouble)
+        return run
     except BaseException:
         journal.close()
         raise
@@ -119,14 +132,14 @@ class Run:
     """An open run; as a context manager it ends FINISHED, FAILED (exception) or KILLED (KeyboardInterrupt).
 
     Logging writes to the journal and never waits for MLflow: a server that goes away ends no training.
+
+    trouble: why MLflow cannot be reached, which has been reported; empty if it can
     """
 
-    def __init__(
-        self, journal: Journal, destination: Destination, description: Description, run_id: str | None
-    ) -> None:
+    def __init__(self, journal: Journal, destination: Destination, run_id: str | None) -> None:
         self._journal, self._metrics_seconds = journal, destination.system_metrics_seconds
         self._sender: Sender | None = None
-        self._trouble = ""  # why MLflow cannot be reached, which has been reported
+        self.trouble = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._send_until_end, name="Tracking", daemon=True)
         if destination.uri is not None:
@@ -137,18 +150,13 @@ class Run:
                 self._sender.connect()
             except mlflow.UnreachableError as error:
                 self._warn(error)
-        self._log_start(destination.experiment, description, journal.starts or (run_id and journal.directory.name))
-        if self._sender:
-            if not self._trouble:
-                self._send()
-            self._thread.start()
 
     @property
     def run_id(self) -> str | None:
         """The run's id in MLflow; None until MLflow has answered."""
         return self._sender.run_id if self._sender else None
 
-    def _log_start(self, experiment: str, description: Description, resumed: int | str | None) -> None:
+    def log_start(self, experiment: str, description: Description, resumed: int | str | None) -> None:
         """Log what the run is, what it runs on and, as files in start/, or resume_1/, resume_2/, ..., its config.
 
         MLflow keeps a parameter as it was first, so only the first start has parameters.
@@ -176,6 +184,13 @@ class Run:
         self.log_text(json.dumps(description.config, indent=2, default=str), f"{folder}/config.json")
         if code.diff:
             self.log_text(mask(code.diff), f"{folder}/git_diff.patch")
+
+    def start_thread(self) -> None:
+        """Send the start if the server answers, and begin to send and to measure in a thread."""
+        if self._sender:
+            if not self.trouble:
+                self._send()
+            self._thread.start()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log a point of each metric unless the journal has one of this or a later step, as after a resume.
@@ -234,7 +249,7 @@ class Run:
                 return
             self._thread.join(patience_seconds)
             if pending := self._sender.count_pending():
-                trouble = self._trouble or f"not done in {patience_seconds:.0f} s"
+                trouble = self.trouble or f"not done in {patience_seconds:.0f} s"
                 command = shlex.join(["python", "-m", "asr.sync", f"runs={os.path.relpath(self._journal.directory)}"])
                 log.error("%s: %d events have not reached MLflow; to send them: %s", trouble, pending, command)
 
@@ -264,15 +279,15 @@ class Run:
         assert self._sender
         try:
             self._sender.send()
-            self._trouble = ""
+            self.trouble = ""
         except Exception as error:  # stores and servers raise what they like
             self._warn(error)
 
     def _warn(self, error: Exception) -> None:
         """Report why MLflow has nothing of what is pending, once until it works again."""
-        if not (self._trouble or self._ended.is_set()):
+        if not (self.trouble or self._ended.is_set()):
             log.warning("%s. The run continues, and its journal is sent later", first_line(error))
-        self._trouble = first_line(error)
+        self.trouble = first_line(error)
 
 
 def send_pending(journal: Journal) -> None:

@@ -112,3 +112,13 @@ def test_what_was_sent_is_kept_for_each_address(tmp_path: Path) -> None:
         assert [entry.event["key"] for entry in journal.pending("http://x")] == ["c"]
         assert not list(journal.pending("http://y")), "what was noted about sending is not sent itself"
         journal.close()
+
+
+def test_an_empty_journal_leaves_nothing_behind(tmp_path: Path) -> None:
+    journal_of(tmp_path / "run").close()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with closing(journal_of(tmp_path / "other")):
+        (tmp_path / "other").rename(tmp_path / "old")
+    assert (tmp_path / "old" / "file").exists()
