@@ -209,17 +209,19 @@ def open_parent(search: Search, study: optuna.Study) -> Run:
 
     raises: InputError if the study was started with another config, or MLflow cannot be reached
     """
+    from asr.tracking.mlflow import require_server  # imports mlflow, which takes seconds
+
     config, job, _ = search
     tracking, record = config.tracking, study_record(config)
     known = study.user_attrs.get(RUNS, {})
     validate_record(study, record)
     tags = {"kind": "study", "command": job.command, **parent_tags()}
+    require_server(tracking.uri)
     run = open_run(
         Path(config.output_dir) / f"tracked-{uuid4().hex[:8]}",  # other processes log to the same run
         Destination(tracking.uri, tracking.experiment),
         Description(short_name([], job.name), job.choices, record, job.overrides, tags),
         run_id=known.get(tracking.uri),
-        must_answer=True,  # the trials name it as their parent
     )
     if tracking.uri not in known:
         study.set_user_attr(RUNS, known | {tracking.uri: run.run_id})
@@ -243,7 +245,7 @@ class TrialWorker(Worker):
         self.search, self.parent = search, parent
 
     def train(self, trial: optuna.Trial, number: int) -> float:
-        assert self.parent.run_id, "its server had to answer"
+        assert self.parent.run_id, "MLflow has answered at the start"
         return train_trial(trial, number, self.search, self.parent.run_id)
 
     def ended(self, trial: FrozenTrial, number: int) -> None:

@@ -173,6 +173,12 @@ def require_database(uri: str) -> None:
         )
 
 
+def require_server(uri: str) -> None:
+    """InputError if nobody answers at an address."""
+    with _as_input_error(uri):
+        connect(uri).search_experiments(max_results=1)
+
+
 def connect(uri: str) -> MlflowClient:
     """Return a client. One process at a time makes or migrates a database in a file."""
     if not uri:  # mlflow would take a default of its own

@@ -23,7 +23,7 @@ from asr.tracking.journal import Journal
 from asr.tracking.provenance import code_version, package_versions
 
 if TYPE_CHECKING:  # imports mlflow, which takes seconds and which tracking.uri=null does without
-    from asr.tracking.mlflow import Sender
+    from asr.tracking.mlflow import Sender, SystemMetrics
 
 log = logging.getLogger(__name__)
 NAME_CHARACTERS = 29  # of a run in MLflow's table
@@ -96,32 +96,22 @@ def _valid(key: str) -> str:
 
 
 def open_run(
-    journal: Journal | Path,
-    destination: Destination,
-    description: Description,
-    run_id: str | None = None,
-    must_answer: bool = False,
+    journal: Journal | Path, destination: Destination, description: Description, run_id: str | None = None
 ) -> "Run":
     """Start a run or, where the journal has one already, resume it.
 
     A server that does not answer is a warning: the journal is sent when it answers again, or by asr.sync.
 
-    journal:     the run's, which is closed at its end, or the directory to open it in
-    run_id:      of an MLflow run to join, which other journals log to as well
-    must_answer: whether a server that does not answer is an InputError, so that the run has a run_id from its start
-    raises:      InputError if uri is malformed, a database cannot be used, experiment is deleted or run_id unknown, or
-                 another process has the directory
+    journal: the run's, which is closed at its end, or the directory to open it in
+    run_id:  of an MLflow run to join, which other journals log to as well
+    raises:  InputError if uri is malformed, a database cannot be used, experiment is deleted or run_id unknown, or
+             another process has the directory
     """
     journal = Journal(journal) if isinstance(journal, Path) else journal
     try:
         run = Run(journal, destination, run_id)
-        if must_answer and run.trouble:
-            raise InputError(run.trouble)
         run.log_start(destination.experiment, description, journal.starts or (run_id and journal.directory.name))
         run.start_thread()
-        if must_answer and not run.run_id:
-            run.finish("FAILED", patience_seconds=0)
-            raise InputError(run.trouble)
         return run
     except BaseException:
         journal.close()
@@ -132,14 +122,12 @@ class Run:
     """An open run; as a context manager it ends FINISHED, FAILED (exception) or KILLED (KeyboardInterrupt).
 
     Logging writes to the journal and never waits for MLflow: a server that goes away ends no training.
-
-    trouble: why MLflow cannot be reached, which has been reported; empty if it can
     """
 
     def __init__(self, journal: Journal, destination: Destination, run_id: str | None) -> None:
         self._journal, self._metrics_seconds = journal, destination.system_metrics_seconds
         self._sender: Sender | None = None
-        self.trouble = ""
+        self._trouble = ""  # why MLflow cannot be reached, which has been reported
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._send_until_end, name="Tracking", daemon=True)
         if destination.uri is not None:
@@ -188,7 +176,7 @@ class Run:
     def start_thread(self) -> None:
         """Send the start if the server answers, and begin to send and to measure in a thread."""
         if self._sender:
-            if not self.trouble:
+            if not self._trouble:
                 self._send()
             self._thread.start()
 
@@ -249,7 +237,7 @@ class Run:
                 return
             self._thread.join(patience_seconds)
             if pending := self._sender.count_pending():
-                trouble = self.trouble or f"not done in {patience_seconds:.0f} s"
+                trouble = self._trouble or f"not done in {patience_seconds:.0f} s"
                 command = shlex.join(["python", "-m", "asr.sync", f"runs={os.path.relpath(self._journal.directory)}"])
                 log.error("%s: %d events have not reached MLflow; to send them: %s", trouble, pending, command)
 
@@ -263,31 +251,31 @@ class Run:
             self.finish("FAILED" if kind else "FINISHED")
 
     def _send_until_end(self) -> None:
-        from asr.tracking.mlflow import SystemMetrics
+        from asr.tracking import mlflow
 
         assert self._sender
-        seconds = self._metrics_seconds
-        metrics = SystemMetrics(self._sender.uri) if seconds else None
-        while not self._ended.wait(seconds or SEND_SECONDS):
+        metrics = mlflow.SystemMetrics(self._sender.uri) if self._metrics_seconds else None
+        while not self._ended.wait(self._metrics_seconds or SEND_SECONDS):
+            self._send(metrics)
+        self._send()
+
+    def _send(self, metrics: "SystemMetrics | None" = None) -> None:
+        """Measure with `metrics`, if given, and send what is pending; warn if that is not possible now."""
+        assert self._sender
+        try:
             if metrics:
                 values, last_steps = metrics.read(), self._journal.last_steps
                 self.log_metrics(values, 1 + max((last_steps.get(name, -1) for name in values), default=0))
-            self._send()
-        self._send()
-
-    def _send(self) -> None:
-        assert self._sender
-        try:
             self._sender.send()
-            self.trouble = ""
+            self._trouble = ""
         except Exception as error:  # stores and servers raise what they like
             self._warn(error)
 
     def _warn(self, error: Exception) -> None:
         """Report why MLflow has nothing of what is pending, once until it works again."""
-        if not (self.trouble or self._ended.is_set()):
+        if not (self._trouble or self._ended.is_set()):
             log.warning("%s. The run continues, and its journal is sent later", first_line(error))
-        self.trouble = first_line(error)
+        self._trouble = first_line(error)
 
 
 def send_pending(journal: Journal) -> None:
