@@ -9,6 +9,7 @@ import os
 import shlex
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -73,7 +74,8 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
     settings_only = OmegaConf.masked_copy(config, [str(key) for key in config if key != "claims"])
     plain: dict[str, Any] = OmegaConf.to_container(settings_only, resolve=True)  # type: ignore[assignment]
     description = Description("report", config=plain, tags={KIND_TAG: "report"})
-    with open_run(None, Destination(settings.uri, settings.experiment), description) as tracked:
+    own = Path(config.output_dir) / f"tracked-{uuid4().hex[:8]}"  # each call is a run of its own
+    with open_run(own, Destination(settings.uri, settings.experiment), description) as tracked:
         tracked.log_text(OmegaConf.to_yaml(config.claims), "claims.yaml")
         for path in paths:
             folder = path.parent.relative_to(config.output_dir).as_posix()

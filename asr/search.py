@@ -5,8 +5,10 @@ python -m asr.search search=lr_range experiment=exp3
 """
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
@@ -121,6 +123,8 @@ def run_study(search: Search) -> None:
             parent = open_parent(search, study)
         except BaseException:
             delete_unstarted(storage, study)
+            with suppress(OSError):  # it holds files
+                directory.rmdir()
             raise
         with parent:
             if running := TrialWorker(search, study, parent).run():
@@ -205,13 +209,16 @@ def open_parent(search: Search, study: optuna.Study) -> Run:
 
     raises: InputError if the study was started with another config, or MLflow cannot be reached
     """
+    from asr.tracking.mlflow import require_server  # imports mlflow, which takes seconds
+
     config, job, _ = search
     tracking, record = config.tracking, study_record(config)
     known = study.user_attrs.get(RUNS, {})
     validate_record(study, record)
     tags = {"kind": "study", "command": job.command, **parent_tags()}
+    require_server(tracking.uri)
     run = open_run(
-        None,
+        Path(config.output_dir) / f"tracked-{uuid4().hex[:8]}",  # other processes log to the same run
         Destination(tracking.uri, tracking.experiment),
         Description(short_name([], job.name), job.choices, record, job.overrides, tags),
         run_id=known.get(tracking.uri),
@@ -238,7 +245,7 @@ class TrialWorker(Worker):
         self.search, self.parent = search, parent
 
     def train(self, trial: optuna.Trial, number: int) -> float:
-        assert self.parent.run_id, "a run without a directory has an id from its start"
+        assert self.parent.run_id, "MLflow has answered at the start"
         return train_trial(trial, number, self.search, self.parent.run_id)
 
     def ended(self, trial: FrozenTrial, number: int) -> None:

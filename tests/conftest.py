@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from asr import cli
 from asr.config.naming import Job
 from asr.corpora.index import Index
 from asr.corpora.librispeech import find_utterances
+from asr.tracking.run import Destination, open_run
 from asr.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,6 +230,12 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def log_to(uri, description, run_id=None):
+    """A run in MLflow's experiment "asr", whose journal lies beside the database."""
+    folder = Path(uri.removeprefix("sqlite:///")).parent / "journals" / uuid4().hex
+    return open_run(folder, Destination(uri, "asr"), description, run_id)
 
 
 def logged_points(database, run_id):

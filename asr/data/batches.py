@@ -80,6 +80,18 @@ class EpochBatches:
         rows, speeds = self._rows(data_epoch)
         return (self.utterances.rows(batch, speeds) for batch in rows[start:])
 
+    def longest(self, epochs: int, shard: Shard) -> tuple[Position, list[Utterance]]:
+        """Return the micro-batch with the most audio, padding included, of the first epochs of the data."""
+        most, position = 0.0, Position(0, 0)
+        for data_epoch in range(epochs):
+            rows, speeds = self._rows(data_epoch)
+            seconds = self.utterances.seconds / speeds
+            for index, batch in enumerate(rows):
+                size = ceil(len(batch) / (shard.processes * shard.micro_batches)) * seconds[batch].max()
+                if size > most:
+                    most, position = size, Position(data_epoch, index)
+        return position, shard._replace(rank=0).of(next(self.batches(*position)))[0]
+
     def _rows(self, data_epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the row numbers of each batch, and the speed of each row."""
         speeds = self.augment.speeds(self.seed, data_epoch, self._keys)

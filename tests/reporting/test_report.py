@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import log_to
 from hydra import compose, initialize_config_dir
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ from asr.reporting.page import Media, write_report
 from asr.reporting.published import librispeech
 from asr.reporting.tracked import LeftOut, Plan, RunStore, StoredRun
 from asr.settings import flatten
-from asr.tracking.run import Description, Destination, open_run
+from asr.tracking.run import Description
 from asr.train import GROUPS
 
 PARTS = ("test-clean", "test-other")
@@ -63,7 +64,7 @@ def log_run(
     config = {"data": {"root": "outputs/corpora/synthetic"}, "seed": 1}
     own = [f"experiment={experiment}", *([f"augment={augment}"] if augment else []), *overrides]
     name = "+".join(own)
-    tracked = open_run(None, Destination(uri, "asr"), Description(name, choices, config))
+    tracked = log_to(uri, Description(name, choices, config))
     history = []
     for epoch in range(1, (stop_after or 4) + 1):
         record = {
@@ -102,7 +103,7 @@ def log_augmentation(uri: str, run_id: str, folder: Path) -> None:
     wav, figure = io.BytesIO(), Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
     soundfile.write(wav, np.sin(np.arange(8000) / 5), 16000, format="WAV")
-    with open_run(None, Destination(uri, "asr"), Description(""), run_id) as tracked:
+    with log_to(uri, Description(""), run_id) as tracked:
         for name in ("all.png", "before.wav", "all.wav", "1_Shift.png", "1_Shift.wav", "4_FrequencyMasking.png"):
             path = folder / name
             path.write_bytes(wav.getvalue() if name.endswith(".wav") else render(figure, "png"))
@@ -129,7 +130,7 @@ def made(tmp_path_factory) -> tuple[str, Path]:
     log_run(uri, "exp2_clean", (0, 0), stop_after=3)
     log_run(uri, "exp3_adam_one_cycle", (0.2, 0.3), without="plan.json")
     log_run(uri, "exp1", (0.5, 0.5), overrides=["seed=2"])
-    with open_run(None, Destination(uri, "asr"), Description("<b>the sweep</b>", tags={"kind": "sweep"})):
+    with log_to(uri, Description("<b>the sweep</b>", tags={"kind": "sweep"})):
         pass
     report.run(compose_report(uri, folder / "out"))
     return uri, folder / "out"

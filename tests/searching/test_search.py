@@ -438,6 +438,7 @@ def test_draws_do_not_depend_on_when_a_study_was_stopped():
         (["study.storage=nonsense"], "study.storage=nonsense"),
         (["study.storage=sqlite:////proc/none/x.db"], "sqlite:////proc/none"),
         (["tracking.uri=nonsense"], "tracking.uri=nonsense"),
+        (["tracking.uri=http://127.0.0.1:9"], "tracking.uri=http://127.0.0.1:9 does not answer"),
         (["tracking.uri=null"], "tracking.uri=null: a study compares its trials in MLflow; give the address of one"),
         (["study.name=a/b"], "study.name=a/b"),
         (["fresh=true"], "start another by study.name"),
