@@ -395,7 +395,7 @@ def test_a_trial_that_was_given_away_is_left_to_the_other():
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
 
     def train_slowly(one, number):
-        shared._storage.set_trial_state_values(one._trial_id, optuna.trial.TrialState.FAIL)
+        shared.tell(number, state=optuna.trial.TrialState.FAIL)
         retry(shared, shared.trials[number])
         one.report(1.0, 1)
 
