@@ -151,19 +151,9 @@ def refuse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Return what is typed; end the process with a paragraph where Hydra would show its usage or a traceback."""
     parser = get_args_parser()
     parser.allow_abbrev = False  # --experiment would be short for --experimental-rerun
-    parser.exit_on_error = False
-    try:
-        flags, unknown = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        fail_alike(f"{error}; --hydra-help explains all flags")
-    if unknown and unknown[0].startswith("-"):
-        key, _, value = unknown[0].lstrip("-").partition("=")
-        fail_alike(
-            f"{unknown[0]}: there is no such flag. Settings are given without dashes: {key}={value or 'VALUE'}; "
-            "--hydra-help lists the flags"
-        )
-    if unknown:
-        fail_alike(f"{unknown[0]} follows a flag that follows other settings: give the flags first")
+    hint = "Flags come first, then settings without dashes, as KEY=VALUE; --hydra-help lists the flags"
+    parser.error = lambda message: fail_alike(f"{message}. {hint}")  # type: ignore[method-assign]
+    flags = parser.parse_args(arguments)
     if flags.experimental_rerun:
         fail_alike("--experimental-rerun does not work here: the command of a run, in its plan.json, repeats it")
     commands = [flags.cfg, flags.run, flags.multirun, flags.shell_completion, flags.info]

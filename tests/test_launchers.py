@@ -15,7 +15,7 @@ from asr import train
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch):
+def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch, capfd):
     """They start at once on a database that does not exist yet, and find their parent though they are processes."""
     monkeypatch.chdir(tmp_path)
     overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=2", "workers=1", f"launcher={launcher}"]
@@ -28,9 +28,12 @@ def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch
     children = [found for found in runs if found.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert sorted(child.data.params["seed"] for child in children) == ["1", "2"]
     assert {found.info.status for found in runs} == {"FINISHED"}
+    if launcher == "joblib":
+        ends = [line for line in capfd.readouterr().out.splitlines() if "epoch   1/1" in line]
+        assert sorted(line.partition(": ")[0] for line in ends) == ["seed=1", "seed=2"]
 
 
-def wait_for(found, what, seconds=60):
+def wait_for(found, what, seconds=240):
     deadline = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < deadline, what

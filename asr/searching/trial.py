@@ -1,10 +1,8 @@
 """One trial of a study: a training without a test, whose dev scores are reported to the pruner after each epoch."""
 
 import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,22 +10,19 @@ import optuna
 from omegaconf import DictConfig
 
 from asr.config.build import build_experiment
-from asr.config.naming import Job
+from asr.config.naming import Job, shell_command
 from asr.console import console
 from asr.errors import DivergedError
-from asr.searching.space import Space, show_setting, train_overrides, trial_settings, with_settings
+from asr.searching.space import Space, show_setting, train_overrides, trial_config, trial_settings
 from asr.tracking.journal import Journal
-from asr.tracking.run import Run
 from asr.train import open_tracked, restore, train
 from asr.training.monitor import TrainingMonitor
-from asr.training.state import EpochRecord, TrainState
+from asr.training.state import TrainState
 
-METRICS = tuple(field.name for field in fields(EpochRecord) if field.name not in ("epoch", "step"))
-# Attributes of a trial in Optuna's storage.
+# Attributes of a trial in Optuna's storage. LAST_VALUE is study.metric in the last epoch; the value that Optuna gives
+# a pruned trial is study.pruned_by.
 EPOCHS, SECONDS, REASON, RUN_ID, BASELINE = "epochs", "seconds", "reason", "mlflow_run", "baseline"
-LAST_VALUE = (
-    "last_value"  # study.metric in the last epoch; the value that Optuna gives a pruned trial is study.pruned_by
-)
+LAST_VALUE = "last_value"
 
 
 class Search(NamedTuple):
@@ -37,10 +32,15 @@ class Search(NamedTuple):
     job: Job
     space: Space
 
+    def baseline(self) -> dict[str, Any] | None:
+        """Return the values of the baseline trial; None without study.baseline or if one is outside the space."""
+        return self.space.baseline(self.config) if self.config.study.baseline else None
 
-def train_command(job: Job, settings: Mapping[str, Any]) -> str:
-    """Return the command that runs the same training, with its test."""
-    return shlex.join(["python", "-m", "asr.train", *train_overrides(job.overrides, settings)])
+    def training_job(self, training: DictConfig, name: str = "") -> Job:
+        """Return the job of asr.train that a trial's config is of."""
+        overrides = train_overrides(self.job.overrides, trial_settings(training, self.space))
+        command = shell_command("asr.train", overrides)
+        return Job(f"{self.job.name}/{name}", self.job.choices, overrides, command)
 
 
 def train_trial(trial: optuna.Trial, number: int, search: Search, parent: str) -> float:
@@ -51,76 +51,52 @@ def train_trial(trial: optuna.Trial, number: int, search: Search, parent: str) -
     returns: study.metric in the epoch that best.pt was saved in
     raises:  TrialPruned if the pruner ends the trial or its loss is not finite; InputError for any other mistake
     """
-    config, job, space = search
-    settings = trial_settings(config, space, {p.key: p.suggest(trial) for p in space.parameters})
-    training = with_settings(config, settings)
+    config, metric = search.config, search.config.study.metric
+    training = trial_config(config, search.space, search.space.suggest(trial))
     directory = Path(config.output_dir) / f"trial-{number:04}"
     training.output_dir = str(directory)
-    overrides = train_overrides(job.overrides, settings)
-    job = Job(f"{job.name}/{directory.name}", job.choices, overrides, train_command(job, settings))
-    shown = "  ".join(f"{key}={show_setting(value)}" for key, value in settings.items())
+    job = search.training_job(training, directory.name)
+    settings = trial_settings(training, search.space).items()
+    shown = "  ".join(f"{key}={show_setting(value)}" for key, value in settings)
     console.print(f"trial {number}: {shown}{' (the baseline)' if BASELINE in trial.user_attrs else ''}", soft_wrap=True)
 
     run = build_experiment(training)
     state = TrainState(run.recognizer.model, run.optimizer, run.scheduler)
-    tags = {"kind": "trial", "trial": number, "mlflow.parentRunId": parent}
     with ExitStack() as stack:
         journal = stack.enter_context(closing(Journal(directory)))
         restore(state, directory, run, job)
+        tags = {"kind": "trial", "trial": number, "mlflow.parentRunId": parent}
         tracked = stack.enter_context(open_tracked(training, run, job, journal, **tags))
-        trial.set_user_attr(RUN_ID, tracked.run_id)
         monitor = TrialMonitor(run, state, directory, tracked)
-        monitor.report_to(trial, config.study)
         try:
-            monitor.report_earlier_epochs(state)
+            monitor.report_to(trial, config.study, state)
             train(run, state, monitor)
-            value = objective(state.history, config.study.metric, training.monitor)
-            tracked.log_metrics({"objective": value}, state.step)
-            return value
-        except (optuna.TrialPruned, DivergedError) as stop:
-            end_early(trial, state, tracked, stop)
+            best = min(state.history, key=lambda record: record[f"dev_{training.monitor}"])
+            tracked.log_metrics({"objective": best[metric]}, state.step)
+            return float(best[metric])
+        except (optuna.TrialPruned, DivergedError) as stop:  # pruned in Optuna, as its sampler ignores failed trials
+            diverged = isinstance(stop, DivergedError)
+            how = "diverged" if diverged else "pruned"
+            when = f"after epoch {state.epoch}" + (f": {stop}" if diverged else "")
+            trial.set_user_attr(REASON, f"{how} {when}")
+            tracked.set_tag(how, when)
+            tracked.finish("FAILED" if diverged else "KILLED")
             raise optuna.TrialPruned from stop
         finally:
-            trial.set_user_attr(RUN_ID, tracked.run_id)  # again, as MLflow may not have answered at the start
+            trial.set_user_attr(RUN_ID, tracked.run_id)
             trial.set_user_attr(EPOCHS, state.epoch)
-            trial.set_user_attr(LAST_VALUE, state.history[-1][config.study.metric] if state.history else None)
+            trial.set_user_attr(LAST_VALUE, state.history[-1][metric] if state.history else None)
             trial.set_user_attr(SECONDS, sum(r["train_wall_seconds"] + r["dev_wall_seconds"] for r in state.history))
-
-
-def end_early(trial: optuna.Trial, state: TrainState, tracked: Run, stop: Exception) -> None:
-    """Mark a trial that the pruner ended (KILLED in MLflow) or that diverged (FAILED).
-
-    In Optuna both are pruned, as its sampler ignores failed trials.
-    """
-    if isinstance(stop, DivergedError):
-        trial.set_user_attr(REASON, f"diverged after epoch {state.epoch}: {stop}")
-        tracked.set_tag("diverged", f"after epoch {state.epoch}: {stop}")
-        tracked.finish("FAILED")
-    else:
-        trial.set_user_attr(REASON, f"pruned after epoch {state.epoch}")
-        tracked.set_tag("pruned", f"epoch {state.epoch}")
-        tracked.finish("KILLED")
-
-
-def objective(history: Sequence[Mapping[str, Any]], metric: str, monitor: str) -> float:
-    """Return the metric in the first epoch with the lowest monitored dev score, in which best.pt was saved."""
-    return float(min(history, key=lambda record: record[f"dev_{monitor}"])[metric])
 
 
 class TrialMonitor(TrainingMonitor):
     """Report every finished epoch to Optuna too, and stop if it prunes the trial."""
 
-    def report_to(self, trial: optuna.Trial, study: DictConfig) -> None:
-        """Set the trial to report to; the pruner compares study.pruned_by."""
-        self.trial, self.key = trial, study.pruned_by
-        self.finite = (study.pruned_by, study.metric, f"dev_{self.config['monitor']}")
-
-    def report_earlier_epochs(self, state: TrainState) -> None:
-        """Report the epochs before a resume; the pruner may not have judged the last of them yet."""
+    def report_to(self, trial: optuna.Trial, study: DictConfig, state: TrainState) -> None:
+        """Set the trial to report to, whose pruner compares study.pruned_by; report the epochs before a resume."""
+        self.trial, self.key, self.metric = trial, study.pruned_by, study.metric
         for record in state.history:
-            self.trial.report(record[self.key], record["epoch"])
-        if state.history:
-            self._judge(state.history[-1])
+            self._report(record)
 
     def epoch(self, state: TrainState) -> None:
         """Record, save and report a finished epoch.
@@ -128,13 +104,12 @@ class TrialMonitor(TrainingMonitor):
         raises: TrialPruned if the pruner ends the trial; DivergedError if a score is not finite
         """
         super().epoch(state)
-        record = state.history[-1]
-        self.trial.report(record[self.key], record["epoch"])
-        self._judge(record)
+        self._report(state.history[-1])
 
-    def _judge(self, record: Mapping[str, Any]) -> None:
-        """Raise if a score is not finite or the pruner ends the trial; never prune the last epoch or the baseline."""
-        for key in self.finite:
+    def _report(self, record: Mapping[str, Any]) -> None:
+        """Report an epoch; raise if a score is not finite or the pruner ends a trial, unless it is the baseline."""
+        self.trial.report(record[self.key], record["epoch"])
+        for key in (self.key, self.metric, f"dev_{self.config['monitor']}"):
             if not math.isfinite(record[key]):
                 raise DivergedError(f"{key} is {record[key]}")
         prunable = record["epoch"] < self.run.epochs and BASELINE not in self.trial.user_attrs

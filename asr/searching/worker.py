@@ -1,90 +1,58 @@
 """The loop that trains the trials of a study, which other processes may share and which resumes after any stop."""
 
+import math
 import time
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping
 
 import optuna
-from omegaconf import DictConfig
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from asr.searching.study import SILENT_HEARTBEATS, SURPLUS, by_place, place
+from asr.searching.report import print_ended
+from asr.searching.study import SILENT_HEARTBEATS, SURPLUS, by_place, count_states, make_sampler, place
+from asr.searching.trial import BASELINE, Search, train_trial
+from asr.tracking.run import Run
 
 
-def count_remaining(trials: Mapping[int, FrozenTrial], total: int) -> int:
-    """Return how many trials are left to start or resume, without those that are running."""
-    waiting = sum(trial.state == TrialState.WAITING for trial in trials.values())
-    return max(0, total - len(trials)) + waiting
+class Worker:
+    """Train trials of a shared study, one after the other, until it has study.trials of them.
 
-
-def count_states(trials: Mapping[int, FrozenTrial]) -> Counter[str]:
-    """Return how many trials are in each state: complete, pruned, ..."""
-    return Counter(trial.state.name.lower() for trial in trials.values())
-
-
-class SurplusTrialError(Exception):
-    """Raised if another process started the last trial of the study at the same moment."""
-
-
-class TakenAwayError(Exception):
-    """Raised if the trial was given to another process because this one sent no heartbeats."""
-
-
-class Worker(ABC):
-    """Train trials of a shared study, one after the other, until it has settings.trials of them.
-
-    settings: the config's `study`, of which trials, heartbeat_seconds and retries are read
+    parent: the study's run in MLflow
     """
 
-    def __init__(self, study: optuna.Study, settings: DictConfig) -> None:
-        self.study, self.total = study, settings.trials
-        self.retry = RetryHeartbeatStaleTrialCallback(max_retry=settings.retries)
-        # The trial of a process that has just died is resumed once its heartbeats have been missing for so long.
-        self.patience_seconds = (SILENT_HEARTBEATS + 1) * settings.heartbeat_seconds + 2
-        self.number: int | None = None
+    def __init__(self, study: optuna.Study, search: Search, parent: Run) -> None:
+        self.study, self.search, self.parent, self.settings = study, search, parent, search.config.study
+        self.number: int | None = None  # Optuna's, of the trial that is training
         self.taken_away = False
-
-    @abstractmethod
-    def train(self, trial: optuna.Trial, number: int) -> float:
-        """Train the trial at place `number` and return the value to minimise."""
-
-    @abstractmethod
-    def ended(self, trial: FrozenTrial, number: int) -> None:
-        """Report a trial that this worker has trained to its end."""
 
     def run(self) -> list[int]:
         """Train until nothing is left; return the places of trials that other processes are still training."""
-        deadline = None
+        # The trial of a process that has just died is resumed once its heartbeats have been missing for so long.
+        patience_seconds, deadline = (SILENT_HEARTBEATS + 1) * self.settings.heartbeat_seconds + 2, None
         while True:
             fail_stale_trials(self.study)
-            trials = by_place(self.study)
-            running = [number for number, trial in trials.items() if trial.state == TrialState.RUNNING]
-            if count_remaining(trials, self.total):
+            states = count_states(self.study)
+            if states.total() < self.settings.trials or states["waiting"]:
                 deadline = None
                 self.run_one()
-            elif not running:
+            elif not states["running"]:
                 return []
             else:
-                deadline = deadline or time.monotonic() + self.patience_seconds
+                deadline = deadline or time.monotonic() + patience_seconds
                 if time.monotonic() > deadline:
-                    return running
+                    return [n for n, trial in by_place(self.study).items() if trial.state == TrialState.RUNNING]
                 time.sleep(1)
 
     def run_one(self) -> None:
         """Start or resume one trial. If anything interrupts it, put it back into the queue."""
         self.number, self.taken_away = None, False
         try:
-            self.study.optimize(self._objective, n_trials=1, catch=(SurplusTrialError,), gc_after_trial=True)
+            self.study.optimize(self._objective, n_trials=1, gc_after_trial=True)
         except BaseException:
             if self.taken_away:
                 return
-            if self.number is not None:
-                trial = self.study.get_trials()[self.number]
-                if trial.state == TrialState.FAIL:
-                    self.retry(self.study, trial)
+            if self.number is not None and (trial := self.study.get_trials()[self.number]).state == TrialState.FAIL:
+                RetryHeartbeatStaleTrialCallback(max_retry=self.settings.retries)(self.study, trial)
             raise
         assert self.number is not None
         trial = self.study.get_trials()[self.number]
@@ -94,11 +62,27 @@ class Worker(ABC):
     def _objective(self, trial: optuna.Trial) -> float:
         self.number = trial.number
         number = place(self.study, trial.number)
-        if number >= self.total:
+        if number >= self.settings.trials:  # another process started the last trial at the same moment
             trial.set_user_attr(SURPLUS, True)
-            raise SurplusTrialError
+            return math.nan  # fails the trial
+        baseline = self.search.baseline() if number == 0 else None
+        if baseline:
+            trial.set_user_attr(BASELINE, True)
+        self.study.sampler = make_sampler(self.settings, number, baseline or {})
         try:
             return self.train(trial, number)
-        except UpdateFinishedTrialError as error:
+        except UpdateFinishedTrialError:  # another process has it, as this one was suspended and sent no heartbeats
             self.taken_away = True
-            raise TakenAwayError from error
+            raise
+
+    def train(self, trial: optuna.Trial, number: int) -> float:
+        """Train the trial at place `number` and return the value to minimise."""
+        assert self.parent.run_id, "a run without a directory has an id from its start"
+        return train_trial(trial, number, self.search, self.parent.run_id)
+
+    def ended(self, trial: FrozenTrial, number: int) -> None:
+        """Print and log a trial that this worker has trained to its end."""
+        metric = self.settings.metric
+        print_ended(self.study, number, metric)
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            self.parent.log_metrics({f"trials/{metric}": trial.value}, number)
