@@ -20,7 +20,7 @@ from asr.console import console
 from asr.errors import InputError
 from asr.reporting.claims import Claims, check_parts, read_claims
 from asr.reporting.groups import group_runs
-from asr.reporting.intervals import Resampling
+from asr.reporting.intervals import Resampling, rate_of, resampled
 from asr.reporting.media import augmentation, curves, rates
 from asr.reporting.page import write_report
 from asr.reporting.published import published
@@ -65,20 +65,22 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
     check_parts(claims, sorted({*published()["librispeech"], *(part for one in runs for part in one.scored)}))
     resampling = Resampling(config.bootstrap_samples, config.seed)
     content = gather(claims, runs, left_out, resampling, command)
+    folder = Path(config.output_dir)
+    for old in [*folder.glob("pictures/*"), *folder.glob("sounds/*")]:  # of an earlier report
+        old.unlink()
     content |= {
-        "curves": curves(claims, content["groups"]),
-        "rates": rates(claims, content["groups"]),
-        "augmentation": augmentation(store, runs),
+        "curves": curves(claims, content["groups"], folder),
+        "rates": rates(claims, content["groups"], folder),
+        "augmentation": augmentation(store, runs, folder),
     }
-    paths = write_report(content, Path(config.output_dir))
+    paths = write_report(content, folder)
     settings_only = OmegaConf.masked_copy(config, [str(key) for key in config if key != "claims"])
     plain: dict[str, Any] = OmegaConf.to_container(settings_only, resolve=True)  # type: ignore[assignment]
     description = Description("report", config=plain, tags={KIND_TAG: "report"})
     with open_run(None, Destination(settings.uri, settings.experiment), description) as tracked:
         tracked.log_text(OmegaConf.to_yaml(config.claims), "claims.yaml")
         for path in paths:
-            folder = path.parent.relative_to(config.output_dir).as_posix()
-            tracked.log_file(path, "" if folder == "." else folder)
+            tracked.log_file(path, "" if path.parent == folder else path.parent.name)
     return paths
 
 
@@ -102,6 +104,8 @@ def gather(
         "versions": {name: Counter(run.packages.get(name, "not installed") for run in all_runs) for name in PACKAGES},
         "resampling": resampling,
         "command": command,
+        "rate_of": rate_of,
+        "resampled": resampled,
         "failed": f"{100 * FAILED_RATE:.0f} %",
         "published": published(),
     }

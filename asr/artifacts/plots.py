@@ -21,12 +21,8 @@ def spectrogram_pair(before: np.ndarray, after: np.ndarray, frame_seconds: float
 
     before, after: (F, T) and (F, T') log-mel; the lengths may differ
     max_hz:        the upper edge of the highest mel filter
-    raises:        ValueError if either is not of two dimensions or the numbers of mel bins differ
     """
     pictures = [np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)]
-    if any(picture.ndim != 2 for picture in pictures) or len(pictures[0]) != len(pictures[1]):
-        shapes = " and ".join(str(picture.shape) for picture in pictures)
-        raise ValueError(f"pictures of {shapes}: both must be (mel bins, frames) with as many mel bins")
     bins = len(pictures[0])
     figure = new_figure(6.4)
     figure.set_layout_engine("none")  # finding the places that are given here takes half of the time

@@ -76,13 +76,8 @@ class Claim:
     sweep: str | None = None
 
     @property
-    def samples(self) -> list[Sample]:
-        """Every sample of every pair."""
-        return [sample for pair in self.pairs for sample in pair.samples]
-
-    @property
     def test_parts(self) -> list[str]:
-        """The test parts of all samples."""
+        """The parts of all pairs."""
         return self.parts or [sample.part for sample in self.samples]
 
     @property
@@ -94,6 +89,11 @@ class Claim:
             part: [Pair(*(replace(sample, part=part) for sample in pair.samples)) for pair in self.pairs]
             for part in self.parts
         }
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Every sample of every pair."""
+        return [sample for pair in self.pairs for sample in pair.samples]
 
 
 @dataclass

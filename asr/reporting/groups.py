@@ -15,7 +15,6 @@ from asr.config.naming import EXECUTION_KEYS, NOT_COMPARED
 from asr.metrics import Scored
 from asr.reporting.claims import Claim, Sample, Variant
 from asr.reporting.experiments import Experiment
-from asr.reporting.intervals import count_errors
 from asr.reporting.published import published
 from asr.reporting.runs import StoredRun
 from asr.settings import differences, within
@@ -61,9 +60,9 @@ class Group:
         return variant.experiment if is_own else f"{variant.experiment} with {variant.augment}"
 
     def counts(self, sample: Sample, measure: str) -> pd.DataFrame | None:
-        """Return the errors of a sample's utterances as count_errors does, or None if it was not scored."""
+        """Return the errors of a sample's utterances, or None if there is no such run or it was not scored on them."""
         run = self.runs.get(sample.variant)
-        return count_errors(run.scored[sample.part], measure) if run and sample.part in run.scored else None
+        return run.counts(sample.part, measure) if run and sample.part in run.scored else None
 
     def shown(self, experiments: Sequence[str]) -> list[Variant]:
         """Return these experiments, run or not, then what else was run."""
@@ -85,10 +84,8 @@ class Group:
 
     def commands(self, claim: Claim) -> list[str]:
         """Return what trains a claim's runs: its sweep, or a command for each run that is missing."""
-        if claim.sweep:
-            return [self.command(f"sweep={claim.sweep}")]
         missing = dict.fromkeys(sample.variant for sample in claim.samples if sample.variant not in self.runs)
-        return [self.command_of(variant) for variant in missing]
+        return [self.command(f"sweep={claim.sweep}")] if claim.sweep else list(map(self.command_of, missing))
 
     @property
     def scale(self) -> str:

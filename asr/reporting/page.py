@@ -10,33 +10,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-FOLDERS = ("pictures", "sounds")
-
 
 def write_report(content: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write index.html and report.md with its pictures/ and sounds/; return the files, these two first.
+    """Write index.html and report.md; return them and the pictures and sounds that are in the folder already.
 
-    What an earlier report left in pictures/ and sounds/ is removed.
-
-    content: what report.md.j2 shows; its curves, rates and augmentation are lists of Media by heading
+    content: what report.md.j2 shows
     """
-    page = _page(_rendered(content, html=True))
-    files = {folder / "index.html": page.encode(), folder / "report.md": _rendered(content, html=False).encode()}
-    for kind in ("curves", "rates", "augmentation"):
-        for media in (media for shown in content[kind].values() for media in shown):
-            files[folder / media.path] = media.content
-            if media.svg:
-                files[(folder / media.path).with_suffix(".svg")] = media.svg
-    for name in FOLDERS:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for old in (folder / name).iterdir():
-            old.unlink()
-    for path, data in files.items():
-        path.write_bytes(data)
-    return list(files)
+    page, markdown = folder / "index.html", folder / "report.md"
+    folder.mkdir(parents=True, exist_ok=True)
+    page.write_text(_page(_rendered(content, folder, html=True)))
+    markdown.write_text(_rendered(content, folder, html=False))
+    return [page, markdown, *sorted(folder.glob("pictures/*")), *sorted(folder.glob("sounds/*"))]
 
 
-def _rendered(content: Mapping[str, Any], html: bool) -> str:
+def _rendered(content: Mapping[str, Any], folder: Path, html: bool) -> str:
     """Render the report as Markdown, in which every value that is no Markup is escaped.
 
     html: whether to put in elements of HTML that Markdown lacks: coloured words, small print, pictures and sounds
@@ -49,7 +36,11 @@ def _rendered(content: Mapping[str, Any], html: bool) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"code": _code, "fence": _fence, "base64": lambda data: Markup(b64encode(data).decode())}
+    environment.filters |= {
+        "code": _code,
+        "fence": _fence,
+        "base64": lambda path: Markup(b64encode((folder / path).read_bytes()).decode()),
+    }
     return environment.get_template("report.md.j2").render(content, html=html)
 
 

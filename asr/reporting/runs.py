@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +11,14 @@ import pandas as pd
 from asr.errors import first_line
 from asr.metrics import Scored, score
 from asr.reporting.claims import Variant
-from asr.reporting.intervals import Interval, Resampling, count_errors, rate_of, resampled
+from asr.reporting.intervals import count_errors
 from asr.settings import flatten
 
+MAX_RUNS = 50_000  # which a server gives at most
 KIND_TAG = "kind"  # of runs that are no training: the parent of a sweep, a report
 PLAN = ("name", "command", "overrides", "device", "parameters", "total_steps", "parts")
-HISTORY = ("train_utterances", "train_audio_seconds", "train_wall_seconds", "dev_wall_seconds", "dev_loss",
-           "dev_mean_cer", "dev_mean_wer")  # fmt: skip
+HISTORY = ["train_utterances", "train_audio_seconds", "train_wall_seconds", "dev_wall_seconds", "dev_loss",
+           "dev_mean_cer", "dev_mean_wer"]  # fmt: skip
 
 
 class UnreadableError(Exception):
@@ -58,14 +58,14 @@ class StoredRun:
         """The sum of each column of the history; nan if any epoch lacks it."""
         return self.history.sum(skipna=False)
 
-    def rate(self, part: str, measure: str) -> float:
-        """Return an error rate on a test part; measure: as in count_errors."""
-        return rate_of(count_errors(self.scored[part], measure))
+    @property
+    def best_checkpoint(self) -> str:
+        """The path of its best checkpoint, as the init_from of another run names it."""
+        return f"{self.params.get('output_dir')}/best.pt"
 
-    def intervals(self, part: str, resampling: Resampling) -> list[Interval]:
-        """Return CER and WER as means over utterances, then CER and WER of the corpus."""
-        measures = ("mean_cer", "mean_wer", "cer", "wer")
-        return [resampled([count_errors(self.scored[part], measure)], resampling) for measure in measures]
+    def counts(self, part: str, measure: str) -> pd.DataFrame:
+        """Return the errors on a test part; measure: as in count_errors."""
+        return count_errors(self.scored[part], measure)
 
 
 class LeftOut(NamedTuple):
@@ -92,7 +92,9 @@ class RunStore:
     def read(self) -> tuple[list[StoredRun], list[LeftOut]]:
         """Return the runs that are finished and complete, and the others, both with the newest first."""
         runs, others = [], []
-        for found in self._trainings():
+        for found in self.client.search_runs([self.experiment_id], max_results=MAX_RUNS):
+            if KIND_TAG in found.data.tags:
+                continue
             try:
                 if found.info.status != "FINISHED":
                     raise UnreadableError("it did not finish")
@@ -102,57 +104,37 @@ class RunStore:
                 others.append(LeftOut(found.info.run_name, found.info.status, epochs, str(reason)))
         return runs, others
 
-    def _trainings(self) -> list[Any]:
-        """Return every run that is a training, the newest first."""
-        found, token = [], None
-        while True:
-            page = self.client.search_runs([self.experiment_id], page_token=token)
-            found += [run for run in page if KIND_TAG not in run.data.tags]
-            token = page.token
-            if not token:
-                return found
-
     def _read(self, found: Any) -> StoredRun:
         run_id, tags = found.info.run_id, found.data.tags
         rates = self.client.get_metric_history(run_id, "step/learning_rate")
         try:
-            stored_plan = self._json(run_id, "plan.json")
-            plan = {key: stored_plan[key] for key in PLAN}
-            settings = flatten(self._json(run_id, "start/config.json"))
+            plan, config, results = (
+                json.loads(self.read_file(run_id, path)) for path in ("plan.json", "start/config.json", "results.json")
+            )
+            packages = self.read_file(run_id, "start/packages.txt").decode().splitlines()
+            records = [json.loads(line) for line in self.read_file(run_id, "history.jsonl").splitlines()]
+            shares = sorted((point.step / plan["total_steps"], point.value) for point in rates)
             return StoredRun(
                 run_id=run_id,
-                params={key: str(value) for key, value in settings.items()} | found.data.params,
+                params={key: str(value) for key, value in flatten(config).items()} | found.data.params,
                 commit=tags.get("mlflow.source.git.commit", "none"),
                 dirty=tags.get("start.dirty") == "True",
-                plan=plan,
-                history=history_table([json.loads(line) for line in self._text(run_id, "history.jsonl").splitlines()]),
-                scored={part: self._scored(run_id, part) for part in self._json(run_id, "results.json")},
-                packages=dict(
-                    line.split("==", 1)
-                    for line in self._text(run_id, "start/packages.txt").splitlines()
-                    if "==" in line
-                ),
-                learning_rates=pd.DataFrame(
-                    sorted((point.step / plan["total_steps"], point.value) for point in rates),
-                    columns=["share", "learning_rate"],
-                ),
+                plan={key: plan[key] for key in PLAN},
+                history=pd.DataFrame(records, columns=HISTORY, dtype=float),
+                scored={part: self._scored(run_id, part) for part in results},
+                packages=dict(line.split("==", 1) for line in packages if "==" in line),
+                learning_rates=pd.DataFrame(shares, columns=["share", "learning_rate"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnreadableError(f"{self.last_read} is not what a training run writes: {first_line(error)}") from error
 
     def _scored(self, run_id: str, part: str) -> list[Scored]:
         """Count the errors again from the texts. A resumed run may have logged its table twice: an id counts once."""
-        rows = pd.DataFrame(**self._json(run_id, f"errors/{part}.json")).astype(str).drop_duplicates("id", keep="last")
+        rows = pd.DataFrame(**json.loads(self.read_file(run_id, f"errors/{part}.json"))).astype(str)
         if rows.empty:
             raise ValueError("no utterance")
-        columns = rows.sort_values("id")[["id", "reference", "hypothesis"]]
-        return [score(*texts) for texts in columns.itertuples(index=False)]
-
-    def _json(self, run_id: str, path: str) -> Any:
-        return json.loads(self._text(run_id, path))
-
-    def _text(self, run_id: str, path: str) -> str:
-        return self.read_file(run_id, path).decode()
+        rows = rows.drop_duplicates("id", keep="last").sort_values("id")
+        return [score(*texts) for texts in zip(rows.id, rows.reference, rows.hypothesis, strict=True)]
 
     def read_file(self, run_id: str, path: str) -> bytes:
         """Return an artifact's bytes; UnreadableError if it cannot be had."""
@@ -169,8 +151,3 @@ class RunStore:
             return [file.path for file in self.client.list_artifacts(run_id, folder) if not file.is_dir]
         except Exception as error:  # as above
             raise UnreadableError(f"{folder} cannot be listed") from error
-
-
-def history_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the records of a history.jsonl with the columns HISTORY; nan where a record has no such value."""
-    return pd.DataFrame(records, columns=list(HISTORY), dtype=float)

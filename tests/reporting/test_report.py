@@ -28,10 +28,10 @@ from asr.metrics import ErrorRates, score
 from asr.reporting.claims import Variant, read_claims
 from asr.reporting.groups import Group, differing_settings, group_key, group_runs
 from asr.reporting.intervals import Resampling
-from asr.reporting.media import Media
+from asr.reporting.media import write_media
 from asr.reporting.page import write_report
 from asr.reporting.published import published
-from asr.reporting.runs import LeftOut, RunStore, StoredRun, history_table
+from asr.reporting.runs import HISTORY, LeftOut, RunStore, StoredRun
 from asr.reporting.verdicts import Verdict, judge
 from asr.settings import flatten
 from asr.tracking.run import Description, Destination, open_run
@@ -229,7 +229,7 @@ def stored(experiment: str, augment: str, rates: tuple[float, float], overrides:
     plan = {"name": "", "command": "", "overrides": [f"experiment={experiment}", *overrides], "device": "cpu",
             "parameters": 1, "total_steps": 80, "parts": []}  # fmt: skip
     choices = {"experiment": experiment, "augment": augment}
-    return StoredRun("id", choices, "none", False, plan, history_table([]), scored, {}, pd.DataFrame())
+    return StoredRun("id", choices, "none", False, plan, pd.DataFrame(columns=HISTORY), scored, {}, pd.DataFrame())
 
 
 def group_of(runs: Sequence[StoredRun]) -> Group:
@@ -371,7 +371,7 @@ def test_names_and_texts_stand_in_both_outputs_as_they_are(tmp_path: Path) -> No
     run = stored("exp3", "wave_spec", (0.5, 0.5), [f"data.train=[{NASTY}]"])
     heard = [one._replace(reference=NASTY, hypothesis=NASTY) for one in run.scored["test-clean"]]
     run = replace(run, scored={NASTY: heard}, plan=run.plan | {"name": NASTY, "command": NASTY, "device": NASTY})
-    nasty = Media("1.png", b"picture", NASTY)
+    nasty = write_media(tmp_path, "1.png", b"picture", NASTY)
     page, markdown = written(tmp_path, [run], [LeftOut(NASTY, "FAILED", 1, NASTY)], command=NASTY,
                              augmentation={NASTY: [nasty]})  # fmt: skip
     rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
@@ -385,8 +385,8 @@ def test_names_and_texts_stand_in_both_outputs_as_they_are(tmp_path: Path) -> No
 
 def test_a_picture_is_written_whatever_it_is_named_after(tmp_path: Path) -> None:
     """A choice of augment= may lie in a folder."""
-    media = {"mine/the (loud) one": [Media("mine/the (loud) one-all.png", b"picture", "a")]}
-    _, markdown = written(tmp_path, [], augmentation=media)
+    media = write_media(tmp_path, "mine/the (loud) one-all.png", b"picture", "a")
+    _, markdown = written(tmp_path, [], augmentation={"mine/the (loud) one": [media]})
     (picture,) = (tmp_path / "pictures").iterdir()
     assert picture.read_bytes() == b"picture"
     assert f"](pictures/{picture.name})" in markdown
