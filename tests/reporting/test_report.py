@@ -404,6 +404,17 @@ def test_only_what_ran_as_in_the_writeup_may_be_set_against_it(more: list[str], 
     assert ("none of our figures may be compared" in text) != full
 
 
+@pytest.mark.parametrize("made_by_espeak", [True, False])
+def test_a_synthetic_corpus_is_known_by_its_generators_file(made_by_espeak: bool, tmp_path: Path) -> None:
+    root = tmp_path / ("mine" if made_by_espeak else "not_synthetic")
+    (root / "test-clean").mkdir(parents=True)
+    if made_by_espeak:
+        (root / "test-clean" / "synthetic.json").touch()
+    run = stored("exp1", "none", (0.4, 0.5))
+    _, markdown = written(tmp_path, [replace(run, params=run.params | {"data.root": str(root)})])
+    assert ("spoken by eSpeak NG" in markdown) == made_by_espeak
+
+
 def test_models_that_learned_nothing_decide_nothing() -> None:
     runs = [stored("exp2_clean", "time_inversion", (1.0, 0.95)), stored("exp2_clean", "wave_spec", (0.97, 0.2))]
     group = group_of(runs)
