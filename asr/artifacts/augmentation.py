@@ -33,8 +33,7 @@ def write_augmentation(dataset: UtteranceDataset, utterances: Iterable[Utterance
 
     The files are written by another process, because plotting takes 90 MB of memory that would not be freed.
 
-    returns: before.wav, all.png, all.wav, and NUMBER_NAME.png of each transform, with a .wav if it changes the wave;
-             an SVG beside each PNG
+    returns: before.wav, all.png, all.wav, and NUMBER_NAME.png of each transform, with a .wav if it changes the wave
     raises:  OSError if the process raised one, for example for a full disk; RuntimeError if it failed otherwise
     """
     context = get_context("fork")
@@ -63,7 +62,7 @@ def _write_in_child(
 
 
 def _write_files(dataset: UtteranceDataset, utterances: Iterable[Utterance], folder: Path) -> None:
-    from asr.artifacts.plots import save_picture, spectrogram_pair
+    from asr.artifacts.plots import render, spectrogram_pair
 
     original = replace(dataset, augment=None)
     for one in utterances:
@@ -82,7 +81,7 @@ def _write_files(dataset: UtteranceDataset, utterances: Iterable[Utterance], fol
         title = f"{one.id}, before and after {'augmentation' if name == 'all' else name}"
         after = changed.example(_at_speed(one, changed, number), number).features
         pair = spectrogram_pair(clean.T.numpy(), after.T.numpy(), frame_seconds, dataset.features.mel.f_max, title)
-        save_picture(pair, folder / f"{name}.png")
+        (folder / f"{name}.png").write_bytes(render(pair, "png"))
         if augment.speed or augment.wave:
             _write_wave(changed.waveform(_at_speed(one, changed, number), number), dataset, folder / f"{name}.wav")
 
