@@ -21,6 +21,7 @@ TRAIN: Rules = {
     "max_non_finite": whole(1),
     "max_unreadable_share": FRACTION,
     "init_from": STRING.or_null,
+    "overfit_below": POSITIVE.or_null,
     "batch.at_full_scale": whole(1),
     "batch.utterances": whole(1).or_null,
     "batch.seconds": POSITIVE.or_null,
@@ -48,4 +49,5 @@ TRAIN: Rules = {
     "data.test": STRINGS,
     "data.max_seconds": POSITIVE.or_null,
     "data.max_characters": whole(1).or_null,
+    "data.eval_utterances": whole(1).or_null,
 }

@@ -19,10 +19,10 @@ from asr.searching.space import Space, show_setting, train_overrides, trial_sett
 from asr.tracking.journal import Journal
 from asr.tracking.run import Run
 from asr.train import open_tracked, restore, train
-from asr.training.monitor import TrainingMonitor
+from asr.training.monitor import EXAMPLES, TrainingMonitor
 from asr.training.state import EpochRecord, TrainState
 
-METRICS = tuple(field.name for field in fields(EpochRecord) if field.name not in ("epoch", "step"))
+METRICS = tuple(field.name for field in fields(EpochRecord) if field.name not in ("epoch", "step", EXAMPLES))
 # Attributes of a trial in Optuna's storage.
 EPOCHS, SECONDS, REASON, RUN_ID, BASELINE = "epochs", "seconds", "reason", "mlflow_run", "baseline"
 LAST_VALUE = (

@@ -1,4 +1,4 @@
-"""What is done with a training's progress: it is displayed, logged and saved, and judged."""
+"""Display, log, save and judge the progress of a training."""
 
 import json
 import time
@@ -6,20 +6,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from rich.table import Table
+
 from asr.console import console, progress_bar
 from asr.data.dataset import Batch
 from asr.errors import DivergedError, InputError
 from asr.files import write_json, write_text
 from asr.tracking.run import Run
 from asr.training import checkpoint
+from asr.training.doctor import diagnose
 from asr.training.experiment import Experiment
 from asr.training.signals import Interrupted, deferred
 from asr.training.state import TrainState, generators
 from asr.training.step import StepMetrics
 
 LOGGED = ("loss", "learning_rate", "grad_norm", "audio_seconds_per_second", "padding_share")  # of a step, in MLflow
-SAVE = 1  # what is asked for where no signal is; no signal of ours has this number
-STATES_KEPT = 3  # of steps that were not finite: a checkpoint each
+EXAMPLES = "dev_examples"  # the one field of an epoch's record that is no number: a table in MLflow
+SAVE = 1  # stands for a save that is due, among the numbers of signals; no signal of ours has it
+STATES_KEPT = 3  # checkpoints of steps that were not finite
 
 
 class TrainingMonitor:
@@ -104,8 +108,12 @@ class TrainingMonitor:
 
     def _record_epoch(self, state: TrainState, tracked: Run) -> None:
         write_text("".join(json.dumps(record) + "\n" for record in state.history), self.directory / "history.jsonl")
-        points = {key: value for key, value in state.history[-1].items() if key.startswith(("train_", "dev_"))}
-        tracked.log_metrics({key.replace("_", "/", 1): value for key, value in points.items()}, state.step)
+        names = (name for name in state.history[-1] if name.startswith(("train_", "dev_")) and name != EXAMPLES)
+        tracked.log_metrics({name.replace("_", "/", 1): state.history[-1][name] for name in names}, state.step)
+        rows = [{"epoch": record["epoch"]} | one for record in state.history for one in record[EXAMPLES]]
+        tracked.log_table(rows, EXAMPLES)
+        if advice := diagnose(state.history, self.config):
+            tracked.set_tag("doctor", advice)
         if state.is_best:
             checkpoint.save(state.to_checkpoint(self.config), self.directory / checkpoint.BEST)
 
@@ -120,6 +128,14 @@ class TrainingMonitor:
             + "".join(f"  {count} {name}" for name, count in left_out.items() if count)
             + ("  best" if state.is_best else "")
         )
+        examples = Table.grid(padding=(0, 1))
+        for _ in range(4):
+            examples.add_column(no_wrap=True, overflow="ellipsis")
+        for one in record[EXAMPLES]:
+            examples.add_row("  ", one["reference"], "->", one["hypothesis"].strip() or "(nothing)")
+        self.bar.console.print(examples)
+        if advice := diagnose(state.history, self.config):
+            self.bar.console.print(advice, soft_wrap=True)
 
     def _record_unreadable(self, state: TrainState, metrics: StepMetrics) -> None:
         new = [one for one in metrics.unreadable if one.id not in self.unreadable]

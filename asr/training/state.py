@@ -57,6 +57,10 @@ class EpochRecord:
     train_non_finite: steps that were skipped; train_unreadable: utterances that were left out
     dev_loss:        mean over utterances, in nats; dev_unalignable: utterances too short for their text
     dev_wer, dev_cer: of the corpus; dev_mean_wer, dev_mean_cer: means over utterances
+    dev_blank_share: frames whose most likely class is the blank, over all frames
+    dev_symbol_ratio: symbols of the hypotheses over those of the references, without spaces
+    dev_symbol_entropy: of the references, in nats: about the loss of a model that ignores the audio
+    dev_examples:    id, reference and hypothesis of the same three utterances in every epoch; not logged as a metric
     """
 
     epoch: int
@@ -82,6 +86,10 @@ class EpochRecord:
     dev_word_deletions: int
     dev_word_insertions: int
     dev_words: int
+    dev_blank_share: float
+    dev_symbol_ratio: float
+    dev_symbol_entropy: float
+    dev_examples: list[dict[str, str]]
 
 
 @dataclass
@@ -147,6 +155,7 @@ class TrainState:
             train_audio_seconds_per_second=totals.audio_seconds / totals.wall_seconds,
             dev_unalignable=dev.unalignable,
             dev_wall_seconds=dev.wall_seconds,
+            dev_examples=dev.examples(),
             **{f"dev_{name}": value for name, value in dev.as_metrics().items()},  # type: ignore[arg-type]
         )
         self.history.append(asdict(record))
