@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
-EPOCHS, STEPS = 5, 150  # without symbols, while the learning rate does not rise: longer than is usual
+EPOCHS, STEPS = 5, 150  # epochs after the highest learning rate so far, and steps in all, until a silent model is odd
 WRITTEN = 0.05  # of the references' symbols; a model that has written less has written nothing
 NEAR = 0.15  # relative distance at which a loss counts as that of a model that ignores the audio
 # For the optimizers in conf/optimizer: the lowest and the highest learning rate at which such models usually learn, and
@@ -31,7 +30,7 @@ def diagnose(history: Sequence[Record], config: Mapping[str, Any]) -> str:
     if warned is None:
         return ""
     if warned == len(history):
-        return f"{_describe_silence(history)} {_advice(history[-1], config)}"
+        return f"{_describe_silence(history)}\n{_advice(history[-1], config)}"
     came = next((end for end in ends_so_far[warned:] if history[end - 1]["dev_symbol_ratio"] >= WRITTEN), None)
     if came == len(history):
         return (
@@ -48,11 +47,12 @@ def is_overfitted(history: Sequence[Record], config: Mapping[str, Any]) -> bool:
 
 
 def is_silent(history: Sequence[Record]) -> bool:
-    """Return whether the last epochs wrote nothing, while the learning rate did not rise."""
-    last = history[-EPOCHS - 1 :]
-    rises = any(after["learning_rate"] > before["learning_rate"] for before, after in pairwise(last))
+    """Return whether the last epochs wrote nothing, though the learning rate had been at its highest before."""
+    rates = [record["learning_rate"] for record in history]
+    warmed_up = next(epoch for epoch, rate in enumerate(rates) if rate > 0.99 * max(rates))
+    last = history[warmed_up:][-EPOCHS - 1 :]
     writes = any(record["dev_symbol_ratio"] >= WRITTEN for record in last)
-    return len(last) > EPOCHS and last[-1]["step"] >= STEPS and not rises and not writes
+    return len(last) > EPOCHS and last[-1]["step"] >= STEPS and not writes
 
 
 def _overfit_verdict(history: Sequence[Record], config: Mapping[str, Any]) -> str:
@@ -65,7 +65,7 @@ def _overfit_verdict(history: Sequence[Record], config: Mapping[str, Any]) -> st
         )
     return (
         f"The batch is not learned: {found}, not below overfit_below={below:g}. What cannot learn one batch does not "
-        f"learn a corpus. {_advice(last, config)}"
+        f"learn a corpus.\n{_advice(last, config)}"
     )
 
 
@@ -82,24 +82,29 @@ def _describe_silence(history: Sequence[Record]) -> str:
 
 
 def _advice(last: Record, config: Mapping[str, Any]) -> str:
-    """Name the likely cause and two or three settings to try."""
-    name, peak = config["optimizer"]["_target_"].rpartition(".")[2], config["optimizer"]["lr"]
+    """Name the likely cause, and two or three settings to try."""
+    name, peak = (
+        config["optimizer"]["_target_"].rpartition(".")[2],
+        config["optimizer"].get("lr", last["learning_rate"]),
+    )
     norm, clip = last["train_grad_norm"], config["max_grad_norm"]
     low, high, start = USUAL_RATES.get(name, (0.0, math.inf, peak))
-    clipped = f"The gradient norm is {norm:.2g}, {'above' if norm > clip else 'below'} max_grad_norm={clip:g}."
+    overfits = config["overfit_below"] is not None
+    is_one_cycle = "pct_start" in config["scheduler"]
     rates = f"the learning rate, {last['learning_rate']:.1e} now and {peak:.1e} at its peak (optimizer.lr)"
-    warm_up = ", scheduler.pct_start=0.4 for a longer warm-up" if "pct_start" in config["scheduler"] else ""
     if peak < low:
-        return (
-            f"{clipped} The likely cause is {rates}: too low for {name}, which usually learns at {low:g} to {high:g}. "
-            f"Try optimizer.lr={start:g}, optimizer=adam or scheduler=one_cycle."
-        )
-    if peak > high or norm > clip:
-        return (
-            f"{clipped} The likely cause is {rates}: too high for these gradients. Try "
-            f"optimizer.lr={min(start, peak / 3):.1g}{warm_up}, or max_grad_norm={clip / 10:g}."
-        )
+        cause = f"The likely cause is {rates}: too low for {name}, which usually learns at {low:g} to {high:g}."
+        tries = [f"optimizer.lr={start:g}", "" if is_one_cycle else "scheduler=one_cycle"]
+        tries += ["optimizer=adam"] if name == "SGD" else []
+    elif peak > high or norm > clip:
+        cause = f"The likely cause is {rates}: too high for these gradients."
+        tries = [f"optimizer.lr={min(start, peak / 3):.1g}", f"max_grad_norm={clip / 10:g}"]
+        tries += ["scheduler.pct_start=0.4 (a longer warm-up)"] if is_one_cycle else []
+    else:
+        cause = f"Nothing is unusual about {rates}."
+        tries = ["more epochs", f"optimizer.lr={peak * 3:.1g}", f"optimizer.lr={peak / 3:.1g}"]
+        tries += ["debug=overfit, which shows whether the model can learn one batch"] if not overfits else []
     return (
-        f"{clipped} Nothing is unusual about {rates}. Try optimizer.lr={peak * 3:.1g} or {peak / 3:.1g}{warm_up}, and "
-        "debug=overfit, which shows whether the model can learn one batch."
+        f"The gradient norm is {norm:.2g}, {'above' if norm > clip else 'below'} max_grad_norm={clip:g}. {cause}\n"
+        f"Try {', or '.join(filter(None, tries))}."
     )
