@@ -94,7 +94,8 @@ def _advice(last: Record, config: Mapping[str, Any]) -> str:
     rates = f"the learning rate, {last['learning_rate']:.1e} now and {peak:.1e} at its peak (optimizer.lr)"
     if peak < low:
         cause = f"The likely cause is {rates}: too low for {name}, which usually learns at {low:g} to {high:g}."
-        tries = [f"optimizer.lr={start:g}", "" if is_one_cycle else "scheduler=one_cycle"]
+        tries = [f"optimizer.lr={start:g}"]
+        tries += [] if is_one_cycle else [f"optimizer.lr={start:g} scheduler=one_cycle"]
         tries += ["optimizer=adam"] if name == "SGD" else []
     elif peak > high or norm > clip:
         cause = f"The likely cause is {rates}: too high for these gradients."
@@ -106,5 +107,5 @@ def _advice(last: Record, config: Mapping[str, Any]) -> str:
         tries += ["debug=overfit, which shows whether the model can learn one batch"] if not overfits else []
     return (
         f"The gradient norm is {norm:.2g}, {'above' if norm > clip else 'below'} max_grad_norm={clip:g}. {cause}\n"
-        f"Try {', or '.join(filter(None, tries))}."
+        f"Try {', or '.join(tries)}."
     )

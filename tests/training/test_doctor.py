@@ -70,7 +70,7 @@ def test_the_warning_waits_for_the_highest_rate(rates, epoch):
 @pytest.mark.parametrize(
     ("settings", "values", "words"),
     [
-        ({}, {}, ["too low for SGD", "optimizer.lr=0.01", "scheduler=one_cycle", "below max_grad_norm=10"]),
+        ({}, {}, ["too low for SGD", "optimizer.lr=0.01, or", "scheduler=one_cycle", "below max_grad_norm=10"]),
         ({"optimizer": SGD | {"lr": 0.3}}, {}, ["too high", "optimizer.lr=0.01", "max_grad_norm=1."]),
         ({"optimizer": ADAM}, {"train_grad_norm": 60.0}, ["above max_grad_norm=10", "too high", "optimizer.lr=0.0002"]),
         ({"optimizer": ADAM | {"lr": 1e-5}}, {}, ["too low for Adam", "optimizer.lr=0.0005"]),
