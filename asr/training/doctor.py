@@ -64,8 +64,8 @@ def _overfit_verdict(history: Sequence[Record], config: Mapping[str, Any]) -> st
             "work together."
         )
     return (
-        f"The batch is not learned: {found}, not below overfit_below={below:g}. What cannot learn one batch does not "
-        f"learn a corpus.\n{_advice(last, config)}"
+        f"The batch is not learned: {found}, not below overfit_below={below:g}. What does not learn one batch "
+        f"hardly learns a corpus.\n{_advice(last, config)}"
     )
 
 
