@@ -1,4 +1,4 @@
-"""Scoring a model: loss, transcripts and their errors."""
+"""Score a model: loss, transcripts and their errors."""
 
 import math
 import time
@@ -28,7 +28,7 @@ from asr.training.step import batch_losses
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     loss:        mean CTC loss of the utterances, in nats
     unalignable: utterances that are too short for their text, whose loss counts as 0
@@ -81,7 +81,7 @@ class Evaluation:
 
 
 class BatchScores(NamedTuple):
-    """What an evaluation found in a batch; losses has one number for each utterance. frames exclude padding."""
+    """The results of a batch. losses: one number per utterance; frames exclude padding."""
 
     position: Position
     losses: list[float]

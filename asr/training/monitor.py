@@ -2,11 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-
-from rich.table import Table
 
 from asr.console import console, progress_bar
 from asr.data.dataset import Batch
@@ -26,8 +24,17 @@ SAVE = 1  # stands for a save that is due, among the numbers of signals; no sign
 STATES_KEPT = 3  # checkpoints of steps that were not finite
 
 
+def example_lines(examples: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """Return a line for each example, at most so wide: the reference and the hypothesis, each cut to half of it."""
+    half = width // 2 - 4
+    pairs = [(one["reference"], one["hypothesis"].strip() or "(nothing)") for one in examples]
+    cut = [[text if len(text) <= half else f"{text[: half - 3]}..." for text in pair] for pair in pairs]
+    longest = max((len(reference) for reference, _ in cut), default=0)
+    return [f"    {reference:{longest}} -> {hypothesis}" for reference, hypothesis in cut]
+
+
 class TrainingMonitor:
-    """Display, log and checkpoint training progress; stop on a signal, or where too much of the data is unusable.
+    """Display, log and checkpoint training progress; stop on a signal, or if too much of the data is unusable.
 
     As a context manager it shows a progress bar, and makes SIGINT and SIGTERM wait for the end of a step.
 
@@ -78,11 +85,11 @@ class TrainingMonitor:
             raise Interrupted(asked)
 
     def until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the batches of an evaluation; Interrupted in place of the next one after a signal."""
+        """Yield the batches of an evaluation; raise Interrupted instead of the next one after a signal."""
         return self.stop.heeded(batches)
 
     def epoch(self, state: TrainState) -> None:
-        """Record and save a finished epoch, in this order: a run that is killed in between does the end again."""
+        """Record and save a finished epoch, in this order: a run that is killed in between repeats the rest of it."""
         with self.world.errors_shared():
             if self.tracked:
                 self._record_epoch(state, self.tracked)
@@ -128,12 +135,8 @@ class TrainingMonitor:
             + "".join(f"  {count} {name}" for name, count in left_out.items() if count)
             + ("  best" if state.is_best else "")
         )
-        examples = Table.grid(padding=(0, 1))
-        for _ in range(4):
-            examples.add_column(no_wrap=True, overflow="ellipsis")
-        for one in record[EXAMPLES]:
-            examples.add_row("  ", one["reference"], "->", one["hypothesis"].strip() or "(nothing)")
-        self.bar.console.print(examples)
+        for line in example_lines(record[EXAMPLES], self.bar.console.width):
+            self.bar.console.print(line, soft_wrap=True)
         if advice := diagnose(state.history, self.config):
             self.bar.console.print(advice, soft_wrap=True)
 
@@ -153,7 +156,7 @@ class TrainingMonitor:
             )
 
     def _record_non_finite(self, state: TrainState, metrics: StepMetrics) -> None:
-        """Write down a step that changed nothing, and for the first few in a row the state before it."""
+        """Record a step that was not finite, and the state at the first of several in a row."""
         if not state.non_finite_in_a_row:
             return
         folder, most = self.directory / "non_finite", self.config["max_non_finite"]

@@ -12,6 +12,7 @@ from conftest import compose_small, content, job, same
 
 from asr import train
 from asr.training import checkpoint, doctor, loop
+from asr.training.monitor import example_lines
 from asr.training.signals import Interrupted
 
 
@@ -88,3 +89,13 @@ def test_a_rate_that_is_too_low_is_named_and_three_utterances_are_shown(config, 
     assert [row[0] for row in table["data"]] == [epoch for epoch in range(1, 10) for _ in range(3)]
     (stored,) = tmp_path.rglob("mlartifacts/*/artifacts/dev_examples.json")
     assert json.loads(stored.read_text()) == table
+
+
+def test_examples_fill_the_console_and_no_more():
+    long, short = {"reference": "a b " * 50, "hypothesis": " c" * 90}, {"reference": "ab", "hypothesis": "  "}
+    first, second = example_lines([long, short], width=80)
+    assert len(first) == 80
+    assert first.startswith("    a b a b ")
+    assert first.endswith(" c...")
+    assert second == f"    ab{' ' * 34} -> (nothing)"
+    assert example_lines([short], width=80) == ["    ab -> (nothing)"]
