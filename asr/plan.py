@@ -52,6 +52,8 @@ def plan_facts(config: DictConfig, run: Experiment, directory: Path) -> dict[str
         "results": os.path.relpath(directory),
         "tracking": f"{config.tracking.uri or 'journal.jsonl alone'}, experiment {config.tracking.experiment}",
     }
+    if config.overfit_below is not None:
+        facts["overfit"] = f"the first batch alone, until an epoch's loss is below {config.overfit_below:g}"
     if config.init_from:
         there = "" if Path(config.init_from).exists() else " (not there yet)"
         facts["weights from"] = f"{config.init_from}{there}"

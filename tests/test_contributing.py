@@ -48,8 +48,16 @@ def run(folder, name, *overrides):
     return train.run(config, job(name, **CHOICES))
 
 
+def scores(folder, *overrides):
+    """Score best.pt of the resumed run by asr.evaluate."""
+    here = [f"checkpoint={folder / 'resumed/best.pt'}", f"output_dir={folder / 'scores'}", "data=speech", "workers=0",
+            f"hydra.searchpath=[file://{folder / 'conf'}]"]  # fmt: skip
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        return evaluate.run(compose("evaluate", [*here, *overrides]))
+
+
 def test_a_model_of_ones_own_trains_resumes_and_is_scored(mine, monkeypatch):
-    """With one's own augmentation on one's own corpus. asr.evaluate refuses its checkpoint, as the page says."""
+    """With one's own augmentation on one's own corpus. asr.evaluate scores its checkpoint where the model is named."""
     results = run(mine, "undisturbed")
     assert list(results) == ["exam"]
     with monkeypatch.context() as patched:
@@ -67,10 +75,11 @@ def test_a_model_of_ones_own_trains_resumes_and_is_scored(mine, monkeypatch):
     assert checkpoint.load(mine / "resumed/last.pt").progress["epoch"] == 1
     assert run(mine, "resumed") == results
     same(content(mine / "resumed/last.pt"), content(mine / "undisturbed/last.pt"))
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        config = compose("evaluate", [f"checkpoint={mine / 'resumed/best.pt'}", f"output_dir={mine / 'scores'}"])
-    with pytest.raises(InputError, match=r"my_models\.ConvNet.*only asr\.models\.deep_speech2\.DeepSpeech2"):
-        evaluate.run(config)
+    assert scores(mine, "model=conv_net") == results
+    with pytest.raises(InputError, match=r"my_models\.ConvNet.*only asr\.models\..*DeepSpeech2.*model=NAME"):
+        scores(mine)
+    with pytest.raises(InputError, match=r"another model \(model\.width: 64 -> 32\).*as in its training"):
+        scores(mine, "model=conv_net", "model.width=32")
 
 
 def test_a_table_of_recordings_becomes_parts(mine, monkeypatch, capsys):

@@ -90,7 +90,8 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
     train = {part: select(all_of, recognizer.alphabet, *bounds) for part, all_of in load_parts(config, config.train)}
     # Dev and test are scored unfiltered, as in the writeup.
     dev, test = (
-        {part: Selection(all_of) for part, all_of in load_parts(config, parts)} for parts in (config.dev, config.test)
+        {part: Selection(all_of.first(config.eval_utterances)) for part, all_of in load_parts(config, parts)}
+        for parts in (config.dev, config.test)
     )
     data = Data(train, dev, test)
     if not any(len(selection.kept) for selection in train.values()):

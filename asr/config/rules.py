@@ -17,9 +17,10 @@ from asr.settings import (
     one_of,
     whole,
 )
+from asr.training.monitor import EXAMPLES
 from asr.training.state import EpochRecord
 
-METRICS = tuple(field.name for field in fields(EpochRecord) if field.name not in ("epoch", "step"))
+METRICS = tuple(field.name for field in fields(EpochRecord) if field.name not in ("epoch", "step", EXAMPLES))
 
 TRAIN: Rules = {
     "model": GROUP,
@@ -36,6 +37,7 @@ TRAIN: Rules = {
     "max_non_finite": whole(1),
     "max_unreadable_share": FRACTION,
     "init_from": STRING.or_null,
+    "overfit_below": POSITIVE.or_null,
     "batch.at_full_scale": whole(1),
     "batch.divided_by": whole(1),
     "batch.utterances": whole(1).or_null,
@@ -64,6 +66,7 @@ TRAIN: Rules = {
     "data.test": STRINGS,
     "data.max_seconds": POSITIVE.or_null,
     "data.max_characters": whole(1).or_null,
+    "data.eval_utterances": whole(1).or_null,
 }
 SEARCH: Rules = {
     "search.kind": one_of("study", "range"),

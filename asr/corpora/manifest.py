@@ -119,6 +119,10 @@ class Utterances:
         """Return the utterances where the mask is true."""
         return self if mask.all() else Utterances(self.table.filter(pa.array(mask)), self.root)
 
+    def first(self, number: int | None) -> "Utterances":
+        """Return the first utterances; None: all."""
+        return Utterances(self.table.slice(0, number), self.root)
+
     def rows(self, numbers: np.ndarray, speeds: np.ndarray | None = None) -> list[Utterance]:
         """Return some rows as objects. speeds: of every row of the table."""
         chunks, ends = self._chunks

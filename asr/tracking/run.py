@@ -215,7 +215,10 @@ class Run:
         self.log_file(file)
 
     def log_table(self, rows: Sequence[dict[str, Any]], path: str) -> None:
-        """Write rows of like keys as path.tsv, to read, and path.json, MLflow's table; give each its own path."""
+        """Write rows of like keys as path.tsv, to read, and path.json, MLflow's table; they replace what was there.
+
+        So a table that grows is logged whole each time, and a row that is logged again is there once.
+        """
         columns = list(rows[0]) if rows else []
         table = {"columns": columns, "data": [[row[column] for column in columns] for row in rows]}
         self.log_file(write_table(rows, self._journal.directory / f"{path}.tsv"))

@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -211,19 +211,25 @@ def load_weights(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
 MODEL = f"{DeepSpeech2.__module__}.{DeepSpeech2.__qualname__}"  # the one model that a checkpoint may ask for
 
 
-def from_checkpoint(saved: Checkpoint, path: Path) -> Recognizer:
+def from_checkpoint(saved: Checkpoint, path: Path, make_own: Callable[..., Any] | None = None) -> Recognizer:
     """Build the recogniser that a checkpoint describes, with its weights.
 
-    The config of a file is data: it gives sizes, but never chooses what code runs. Its model is always DeepSpeech2,
-    laid out without memory until its weights have the shapes of the saved ones, however large the config says it is.
+    The config of a file is data: it gives sizes, but never chooses what code runs. Its model is DeepSpeech2, laid out
+    without memory until its weights have the shapes of the saved ones, however large the config says it is.
 
-    raises: InputError that names the file and the setting or the weight
+    make_own: builds the user's own model instead, from the keyword arguments n_mels and n_classes
+    raises:   InputError that names the file and the setting or the weight
     """
 
     def make_model(**sizes: Any) -> DeepSpeech2:
         settings = dict(saved.config["model"])
+        if make_own:
+            return make_own(**sizes)
         if (target := settings.pop("_target_", None)) != MODEL:
-            raise InputError(f"its model is {target!r}; only {MODEL} is built from a file, as any other could run code")
+            raise InputError(
+                f"its model is {target!r}, and only {MODEL} is built from a file alone, as any other could run code; "
+                "name yours: model=NAME, with --config-dir for a config that is not in conf/model"
+            )
         with torch.device("meta"):
             return DeepSpeech2(**settings, **sizes)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 from torch.optim import Optimizer
@@ -54,11 +54,14 @@ class Experiment:
         return self.recognizer.dataset(self.augment, self.config["seed"], skip_unreadable=True)
 
     def training_batches(self, start: Position) -> Iterator[list[Batch]]:
-        """Yield this process's micro-batches of each batch, without end, from `start` on."""
+        """Yield this process's micro-batches of each batch, without end, from `start` on; or of the first one alone."""
+        overfits = self.config["overfit_below"] is not None
         loading = self.config["workers"], self.compute.pin_memory, self.shard
+        start = Position(0, 0) if overfits else start
         batches = training_batches(self.training_dataset(), self.batches, start, *loading)
         while True:
-            yield list(islice(batches, self.shard.micro_batches))
+            micro_batches = list(islice(batches, self.shard.micro_batches))
+            yield from repeat(micro_batches) if overfits else [micro_batches]
 
     def dev_batches(self) -> Iterator[Batch]:
         """Yield this process's batches of all dev parts, unaugmented."""

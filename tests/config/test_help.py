@@ -11,7 +11,10 @@ from omegaconf import OmegaConf
 
 from asr.settings import flatten
 
-TRAIN_GROUPS = ["model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "sweep", "launcher"]
+TRAIN_GROUPS = [
+    *("model", "data", "augment", "optimizer", "scheduler"),
+    *("experiment", "scale", "debug", "sweep", "launcher"),
+]
 ROW = re.compile(r"^  (?P<left>[a-z]\S*(?:'.*?')?) +(?P<right>\S.*)$", re.MULTILINE)
 
 
@@ -64,7 +67,12 @@ def test_every_setting_is_described(help_of, name, arguments):
 
 @pytest.mark.parametrize(
     ("name", "groups"),
-    [("train", TRAIN_GROUPS), ("search", [*TRAIN_GROUPS, "search"]), ("evaluate", ["data"]), ("prepare", ["corpus"])],
+    [
+        ("train", TRAIN_GROUPS),
+        ("search", [*TRAIN_GROUPS, "search"]),
+        ("evaluate", ["data", "model"]),
+        ("prepare", ["corpus"]),
+    ],
 )
 def test_only_the_groups_of_the_command_are_listed(help_of, name, groups):
     listed = help_of(name).partition("Groups (GROUP=OPTION)\n")[2].partition("\n\n")[0]

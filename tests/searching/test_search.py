@@ -144,7 +144,7 @@ def test_a_trial_is_a_training_without_its_test(searched):
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert stored(searched.folder)[0].value == min(record["dev_loss"] for record in history)
     assert stored(searched.folder)[0].intermediate_values == {r["epoch"]: r["dev_loss"] for r in history}
-    assert {key for key, value in history[0].items() if key not in ("epoch", "step")} == set(METRICS)
+    assert {key for key, value in history[0].items() if key not in ("epoch", "step", "dev_examples")} == set(METRICS)
 
 
 def test_mlflow_has_the_study_over_its_trials(searched):

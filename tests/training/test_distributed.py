@@ -180,6 +180,7 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
     for one, two in zip(*histories, strict=True):
         padding = "train_padding_share"  # of shorter utterances on their own there is less
         assert two.pop(padding) < one.pop(padding)
+        assert two.pop("dev_examples") == one.pop("dev_examples")
         assert timeless(two) == pytest.approx(timeless(one), rel=1e-4)
     results = [json.loads((folder / name / "results.json").read_text()) for name in ("one", "two")]
     assert results[0] == results[1]
@@ -202,6 +203,7 @@ def test_a_run_is_resumed_by_another_number_of_processes(folder, corpus, capsys)
     histories = [checkpoint.load(folder / name / "last.pt").history for name in ("one", "fewer")]
     for one, fewer in zip(*histories, strict=True):
         assert fewer.pop("train_padding_share") <= one.pop("train_padding_share")
+        assert fewer.pop("dev_examples") == one.pop("dev_examples")
         assert timeless(fewer) == pytest.approx(timeless(one), rel=1e-4)
 
 

@@ -47,7 +47,8 @@ def logged(folder, name):
 def assert_same_run(folder, name, other):
     for file in (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST):
         same(content(folder / name / file), content(folder / other / file), file)
-    assert (folder / name / "results.json").read_text() == (folder / other / "results.json").read_text()
+    for file in ("results.json", "dev_examples.json"):
+        assert (folder / name / file).read_text() == (folder / other / file).read_text()
     histories = [
         [timeless(json.loads(line)) for line in (folder / run / "history.jsonl").read_text().splitlines()]
         for run in (name, other)
