@@ -70,7 +70,7 @@ class Sender:
 
     def send(self) -> None:
         """Send what is pending; InputError if that is not possible now."""
-        if not self._client and self.count_pending():
+        if not self._client and any(self.journal.pending(self.uri)):
             self.connect()
         with _as_input_error(self.uri):
             for kind, group in groupby(self.journal.pending(self.uri), key=lambda entry: entry.event["kind"]):
@@ -96,8 +96,8 @@ class Sender:
                 case "end":
                     self._client.set_terminated(self.run_id, event["status"], event["time"])
         except Exception as error:  # stores and servers raise what they like
-            lasts = isinstance(error, FileNotFoundError | PermissionError | ImportError)
-            if not (lasts or _http_status(error) in REFUSALS):
+            unusable = isinstance(error, FileNotFoundError | PermissionError | ImportError)  # the file or its store
+            if not (unusable or _http_status(error) in REFUSALS):
                 raise
             self._require_run()  # if it was deleted, everything is refused
             if len(events) == 1:
