@@ -133,17 +133,14 @@ class Sender:
             )
 
 
-class SystemMetrics:
-    """Measure CPU, memory, disk, network and GPU by mlflow's own monitors."""
-
-    def __init__(self, uri: str) -> None:
-        self._monitor = SystemMetricsMonitor("", tracking_uri=uri)
+class SystemMetrics(SystemMetricsMonitor):
+    """Measure CPU, memory, disk, network and GPU by mlflow's own monitors, without their thread."""
 
     def read(self) -> dict[str, float]:
         """Return the present values by name; MLflow shows those that begin with system/ on a page of their own."""
-        self._monitor.collect_metrics()
-        metrics = self._monitor.aggregate_metrics()
-        for source in self._monitor.monitors:
+        self.collect_metrics()
+        metrics = self.aggregate_metrics()
+        for source in self.monitors:
             source.clear_metrics()
         return {f"system/{key}": value for key, value in metrics.items()}
 
