@@ -70,7 +70,7 @@ class Sender:
 
     def send(self) -> None:
         """Send what is pending; InputError if that is not possible now."""
-        if not self._client and self.count_pending():
+        if not self._client and any(self.journal.pending(self.uri)):
             self.connect()
         with _as_input_error(self.uri):
             for kind, group in groupby(self.journal.pending(self.uri), key=lambda entry: entry.event["kind"]):
@@ -96,8 +96,8 @@ class Sender:
                 case "end":
                     self._client.set_terminated(self.run_id, event["status"], event["time"])
         except Exception as error:  # stores and servers raise what they like
-            lasts = isinstance(error, FileNotFoundError | PermissionError | ImportError)
-            if not (lasts or _http_status(error) in REFUSALS):
+            unusable = isinstance(error, FileNotFoundError | PermissionError | ImportError)  # the file or its store
+            if not (unusable or _http_status(error) in REFUSALS):
                 raise
             self._require_run()  # if it was deleted, everything is refused
             if len(events) == 1:
@@ -133,17 +133,14 @@ class Sender:
             )
 
 
-class SystemMetrics:
-    """Measure CPU, memory, disk, network and GPU by mlflow's own monitors."""
-
-    def __init__(self, uri: str) -> None:
-        self._monitor = SystemMetricsMonitor("", tracking_uri=uri)
+class SystemMetrics(SystemMetricsMonitor):
+    """Measure CPU, memory, disk, network and GPU by mlflow's own monitors, without their thread."""
 
     def read(self) -> dict[str, float]:
         """Return the present values by name; MLflow shows those that begin with system/ on a page of their own."""
-        self._monitor.collect_metrics()
-        metrics = self._monitor.aggregate_metrics()
-        for source in self._monitor.monitors:
+        self.collect_metrics()
+        metrics = self.aggregate_metrics()
+        for source in self.monitors:
             source.clear_metrics()
         return {f"system/{key}": value for key, value in metrics.items()}
 

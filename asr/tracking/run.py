@@ -257,7 +257,7 @@ class Run:
         from asr.tracking import mlflow
 
         assert self._sender
-        metrics = mlflow.SystemMetrics(self._sender.uri) if self._metrics_seconds else None
+        metrics = mlflow.SystemMetrics("", tracking_uri=self._sender.uri) if self._metrics_seconds else None
         while not self._ended.wait(self._metrics_seconds or SEND_SECONDS):
             self._send(metrics)
         self._send()

@@ -1,4 +1,4 @@
-"""The rehearsal: no batch of training is longer, it leaves no trace, and running out of memory is explained."""
+"""The memory check: no batch is longer, it leaves no trace, and running out of memory is explained."""
 
 from itertools import islice, takewhile
 
