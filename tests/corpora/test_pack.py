@@ -1,15 +1,19 @@
 """A packed part gives the utterances, batches and training of loose files, from any file system."""
 
+import os
 import re
+import signal
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
-from conftest import SMALL, content, same
+from conftest import compose_small, content, same
 
 from asr import prepare, train
+from asr.config.naming import Job
 from asr.corpora.manifest import Utterances, read_manifest
 from asr.data.augment import Augment, Speed
 from asr.data.batches import EpochBatches, Position
@@ -17,6 +21,9 @@ from asr.data.dataset import Batch, UtteranceDataset
 from asr.data.features import LogMel
 from asr.data.loader import evaluation_batches, training_batches
 from asr.data.text import Alphabet
+from asr.errors import InputError
+from asr.training import loop
+from asr.training.signals import Interrupted
 
 PARTS = ("train-clean-100", "dev-clean", "test-clean")
 
@@ -92,25 +99,38 @@ def test_a_part_at_an_address_can_be_packed(packed: Path, tmp_path: Path, monkey
     assert shard.read_bytes() == b"".join(path.read_bytes() for path in sorted(packed.glob("dev-clean-*.pack")))
 
 
-def run(monkeypatch: pytest.MonkeyPatch, root: Path | str, folder: Path, *overrides: str) -> Path:
-    arguments = [*SMALL, f"data.root={root}", "data.train=[train-clean-100]", "data.test=[test-clean]", "epochs=2",
-                 "steps_per_epoch=3", f"output_dir={folder}", "tracking.uri=null", *overrides]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["train", *arguments])
-    train.main()
-    return folder
-
-
-def test_a_training_and_its_scores_are_those_of_the_loose_files(
+def test_a_training_and_its_scores_are_those_of_the_loose_files_also_after_a_resume(
     corpus: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loose = run(monkeypatch, corpus, tmp_path / "loose")
-    run(monkeypatch, f"file://{packed}", tmp_path / "packed", "epochs=1", "workers=2")
-    resumed = run(monkeypatch, f"file://{packed}", tmp_path / "packed", "workers=2")
-    one, other = (content(folder / "last.pt") for folder in (loose, resumed))
-    for saved in (one, other):
-        saved.pop("config")
-    same(one, other)
-    assert (loose / "errors/test-clean.tsv").read_text() == (resumed / "errors/test-clean.tsv").read_text()
+    def run(root: Path | str, name: str, *overrides: str) -> dict:
+        parts = (
+            "data.train=[train-clean-100]",
+            "data.test=[test-clean]",
+            "epochs=2",
+            "steps_per_epoch=4",
+            "tracking.uri=null",
+        )
+        config = compose_small(root, tmp_path, *parts, f"output_dir={tmp_path / name}", *overrides)
+        train.run(config, Job(name, {}, [], "python -m asr.train"))
+        saved = content(tmp_path / name / "last.pt")
+        saved.pop("config")  # names the root
+        return saved
+
+    whole = run(corpus, "whole")
+    calls, train_step = iter(range(100)), loop.train_step
+
+    def stopped(*given: Any) -> Any:
+        if next(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stopped)
+        with pytest.raises(Interrupted):
+            run(f"file://{packed}", "packed", "workers=2")
+    same(whole, run(f"file://{packed}", "packed", "workers=2"))
+    errors = [(tmp_path / name / "errors/test-clean.tsv").read_text() for name in ("whole", "packed")]
+    assert errors[0] == errors[1]
 
 
 def test_a_damaged_shard_is_named_with_its_utterance(
@@ -121,10 +141,10 @@ def test_a_damaged_shard_is_named_with_its_utterance(
     damage = bytearray(shard.read_bytes())
     damage[damaged.offset + 500 : damaged.offset + 600] = bytes(100)
     shard.write_bytes(damage)
-    with pytest.raises(Exception, match=rf"{damaged.id}: {shard}.* byte {damaged.offset:,}"):
+    with pytest.raises(InputError, match=rf"{damaged.id}: {shard}.* byte {damaged.offset:,}"):
         batches(read(tmp_path, "dev-clean"), 0, Position(0, 0))
     shard.write_bytes(damage[:-1])
-    with pytest.raises(Exception, match=f"missing or too short, the first {shard}"):
+    with pytest.raises(InputError, match=f"missing or too short, the first {shard}"):
         read(tmp_path, "dev-clean")
 
 
