@@ -12,7 +12,6 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError
 
 COLUMN = 36  # where descriptions begin
 SETTING = re.compile(r"(?P<indent> *)(?P<key>[\w-]+):(?P<value>.*?)(?:\s+# (?P<comment>.*))?")
@@ -129,10 +128,7 @@ def _value(config: DictConfig, key: str) -> str:
     """Return =VALUE as it is typed; nothing for a group of settings or a list of them."""
     if OmegaConf.is_missing(config, key):
         return "=(required)"
-    try:
-        value = OmegaConf.select(config, key)
-    except InterpolationToMissingValueError:  # such as manifests=${root}/manifests without a root
-        return ""
+    value = OmegaConf.select(config, key)
     if OmegaConf.is_list(value) and not any(OmegaConf.is_config(item) for item in value):
         return f"=[{','.join(map(str, value))}]"
     if OmegaConf.is_config(value):

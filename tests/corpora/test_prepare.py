@@ -107,11 +107,6 @@ def test_a_mistake_on_the_command_line_gets_one_paragraph(what, tmp_path, monkey
     assert error.count("\n") <= 1
 
 
-def test_help_shows_the_settings_of_every_corpus(monkeypatch, capsys):
-    call(monkeypatch, prepare.command, "table", "--help")
-    assert re.search(r"manifests +where .*file=\(required\).*root=\(required\)", capsys.readouterr().out, re.DOTALL)
-
-
 def test_the_synthetic_corpus_can_be_trained_on(tmp_path, monkeypatch, capsys):
     pytest.importorskip("espeakng_loader", reason="eSpeak NG is an extra: pip install '.[synthetic]'")
     monkeypatch.chdir(tmp_path)
