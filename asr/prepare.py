@@ -158,7 +158,7 @@ def _bar(part: str) -> Iterator[Report]:
 
 def _print_summaries(config: DictConfig, manifests: Path, summaries: list[PartSummary]) -> None:
     """Print a row for each part, then what is incomplete, and which characters a model with this alphabet drops."""
-    rows = Table("part", box=None, pad_edge=False)
+    rows = Table("part", box=None)
     for name in ("utterances", "speakers", "hours", "rejected", "resampled"):
         rows.add_column(name, justify="right")
     notes = []
@@ -173,12 +173,12 @@ def _print_summaries(config: DictConfig, manifests: Path, summaries: list[PartSu
             notes.append(f"{one.part} is incomplete: {utterances} of {published.utterances:,} utterances")
         if foreign := ", ".join(f"{character!r} {count:,}" for character, count in one.foreign(config.alphabet)):
             notes.append(f"{one.part} has characters outside the alphabet: {foreign}")
-        if one.rejected:
-            notes.append(f"{one.part} has rejected utterances, with the reasons: {manifests}/{one.part}.rejected.jsonl")
     for part in config.get("parts", []):
         if part not in {one.part for one in summaries}:
             rows.add_row(part, *["-"] * 5)
             notes.append(f"{part} is not there")
+    if any(one.rejected for one in summaries):
+        notes.append(f"Rejected utterances, with the reasons: {manifests}/PART.rejected.jsonl")
     print_table(f"{config.root}, manifests in {manifests}", rows)
     for note in notes:
         console.print(note, soft_wrap=True)

@@ -55,7 +55,7 @@ def test_what_is_not_there_is_said_and_what_cannot_be_used_is_listed(corpus, tmp
     printed = capsys.readouterr().out
     assert "dev-other is not there" in printed
     assert "incomplete: 2 of 2,703" in printed
-    assert f"{tmp_path}/manifests/dev-clean.rejected.jsonl" in printed
+    assert f"{tmp_path}/manifests/PART.rejected.jsonl" in printed
     assert "84-1-0001" in (tmp_path / "manifests/dev-clean.rejected.jsonl").read_text()
 
 
@@ -69,7 +69,7 @@ def test_the_table_names_the_most_common_characters_outside_the_alphabet_and_fit
     call(monkeypatch, prepare.command, "librispeech", "parts=[train-clean-100]", f"root={tmp_path}", "download=false")
     printed = capsys.readouterr().out
     assert "characters outside the alphabet: 'é' 9, '-' 6, '1' 3, '2' 3, '3' 3\n" in printed
-    table = printed[printed.index("\npart ") :].split("\ntrain-clean-100 is")[0]
+    table = printed[printed.index("\n part ") :].split("\ntrain-clean-100 is")[0]
     assert max(map(len, map(str.rstrip, table.splitlines()))) <= 80
 
 
