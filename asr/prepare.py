@@ -17,7 +17,7 @@ from rich.table import Table
 
 from asr.cli import CONF, entry_point, fail_alike
 from asr.config.help import print_options
-from asr.console import console
+from asr.console import console, print_table
 from asr.corpora import an4, lhotse, librispeech, table
 from asr.corpora.download import Archive
 from asr.corpora.index import Found, Index, PartSummary, Rejected
@@ -29,7 +29,6 @@ from asr.settings import BELOW_1, GROUP, POSITIVE, SAMPLE_RATES, STRING, STRINGS
 
 DOWNLOAD: Rules = {"download": SWITCH, "base_url": STRING, "archives": STRING, "keep_archives": SWITCH}
 COMMON: Rules = {
-    "importer": one_of("librispeech", "synthetic", "an4", "table", "lhotse", "pack"),
     "root": STRING,
     "manifests": STRING,
     "jobs": whole(1).or_null,
@@ -51,20 +50,24 @@ Parts = Iterator[tuple[str, tuple[list[Found], list[Rejected]]]]
 @entry_point("prepare")
 def main(config: DictConfig) -> None:
     """Find the utterances of every part, write the manifests, and print what they hold."""
-    check(config, COMMON)
-    check(config, RULES[config.importer])
-    if missing := OmegaConf.missing_keys(config):
-        raise InputError(f"{', '.join(sorted(missing))} must be given; python -m asr.prepare --help shows each setting")
-    root, summaries = Path(os.path.abspath(config.root)), []
-    index = Index(root, Path(config.manifests), config.jobs or os.cpu_count() or 1, config.verify_audio)
-    if config.importer == "pack":
+    check(config, {"importer": one_of(*RULES)})
+    if missing := [key for key in ("file", "cuts", "part", "root") if OmegaConf.is_missing(config, key)]:
+        raise InputError(f"{' and '.join(missing)} must be given; --help shows every setting, and an example")
+    check(config, {**COMMON, **RULES[config.importer]})
+    packing = config.importer == "pack"
+    for key in ("to",) if packing else ("root", "manifests"):
+        if "://" in config[key]:
+            raise InputError(f"{key}={config[key]}: it must be a folder of this machine, not a URL; copy it afterwards")
+    root, folder, summaries = Path(os.path.abspath(config.root)), Path(config.manifests), []
+    if packing:
+        folder = Path(config.to) / "manifests"
         with _bar(config.part) as bar:
             summaries = [pack(config.root, config.manifests, config.part, Path(config.to), config.shard_mb, bar)]
     else:
+        index = Index(root, folder, config.jobs or os.cpu_count() or 1, config.verify_audio)
         for part, (found, rejected) in IMPORTERS[config.importer](config, root, index.jobs):
             with _bar(part) as bar:
                 summaries.append(index.write(part, found, rejected, bar))
-    folder = Path(config.to) / "manifests" if config.importer == "pack" else index.manifests
     _print_summaries(config, folder, summaries)
 
 
@@ -73,21 +76,10 @@ def find_librispeech(config: DictConfig, root: Path, jobs: int) -> Parts:
     if not config.parts:
         raise InputError("parts=[]: name at least one part, such as parts=[train-clean-100]")
     there = [part for part in config.parts if config.download or (root / part).is_dir()]
-    if not there:
-        raise InputError(
-            f"root={root}: none of the parts {', '.join(config.parts)} is there; set root to the folder that holds "
-            "them, or download=true"
-        )
-    for part in there:
-        if not (root / part).is_dir():
-            if (root / librispeech.TOP / part).is_dir():
-                raise InputError(f"root={root}: {part} lies in {root / librispeech.TOP}; set root to that folder")
-            if (published := librispeech.PARTS.get(part)) is None:
-                raise InputError(
-                    f"part {part!r} is not in {root} and cannot be downloaded; the parts that can are "
-                    f"{', '.join(librispeech.PARTS)}; name one of them or put your own tree at {root / part}"
-                )
-            _download(config, root, part, published.md5, librispeech.TOP)
+    for part in there or config.parts:
+        published = librispeech.PARTS.get(part)
+        if config.download and published and not (root / librispeech.TOP / part).is_dir():
+            _download(config, root, part, published.md5, librispeech.TOP, part)
         yield part, librispeech.find_utterances(root, part)
 
 
@@ -101,18 +93,25 @@ def find_synthetic(config: DictConfig, root: Path, jobs: int) -> Parts:
 
 def find_an4(config: DictConfig, root: Path, jobs: int) -> Parts:
     """Download AN4 unless it is there, and yield train, dev and test."""
-    if config.download and not (root / "etc").exists():
-        _download(config, root, "an4_sphere", config.md5, "an4", holds="etc")
+    if config.download:
+        _download(config, root, "an4_sphere", config.md5, "an4", "wav")
     yield from an4.find_utterances(root).items()
 
 
 def find_table(config: DictConfig, root: Path, jobs: int) -> Parts:
     """Yield the parts of a table."""
+    _validate_root(root)
+    if config.split.dev + config.split.test >= 1:
+        raise InputError(
+            f"split.dev={config.split.dev} and split.test={config.split.test} leave nothing to train on; their sum "
+            "must be below 1"
+        )
     yield from table.find_utterances(Path(config.file), root, config.split, config.seed).items()
 
 
 def find_lhotse(config: DictConfig, root: Path, jobs: int) -> Parts:
     """Yield a CutSet as the part of its file's name."""
+    _validate_root(root)
     yield Path(config.cuts).name.split(".")[0], lhotse.find_utterances(Path(config.cuts), root)
 
 
@@ -125,11 +124,19 @@ IMPORTERS = {
 }
 
 
-def _download(config: DictConfig, root: Path, name: str, md5: str | None, top: str, holds: str = "") -> None:
+def _validate_root(root: Path) -> None:
+    if not root.is_dir():
+        raise InputError(f"root={root} is no folder; set it to the folder that holds the audio")
+
+
+def _download(config: DictConfig, root: Path, name: str, md5: str | None, top: str, holds: str) -> None:
+    """Download and unpack NAME.tar.gz unless root holds the folder `holds`."""
+    if (root / holds).is_dir():
+        return
     path = Path(config.archives) / f"{name}.tar.gz"
-    archive = Archive(f"{config.base_url.rstrip('/')}/{path.name}", path, md5, top)
     with _bar(name) as bar:
-        archive.ensure(root, holds or name, bar, config.keep_archives)
+        archive = Archive(f"{config.base_url.rstrip('/')}/{path.name}", path, md5, top)
+        archive.ensure(root, holds, bar, config.keep_archives)
 
 
 @contextmanager
@@ -150,29 +157,31 @@ def _bar(part: str) -> Iterator[Report]:
 
 
 def _print_summaries(config: DictConfig, manifests: Path, summaries: list[PartSummary]) -> None:
-    """Print a row for each part, and the commonest characters that a recogniser with this alphabet drops."""
-    rows = Table(title=f"{config.root}, manifests in {manifests}", title_justify="left", title_style="bold", box=None)
-    rows.add_column("part")
+    """Print a row for each part, then what is incomplete, and which characters a model with this alphabet drops."""
+    rows = Table("part", box=None)
     for name in ("utterances", "speakers", "hours", "rejected", "resampled"):
         rows.add_column(name, justify="right")
-    rows.add_column("outside the alphabet")
-    rows.add_column("")
+    notes = []
     for one in summaries:
         there = one.utterances
-        counts = len(there), one.speakers, f"{there.hours:.2f}", one.rejected, there.resampled(config.sample_rate)
-        foreign = "  ".join(f"{character!r} {count:,}" for character, count in one.foreign(config.alphabet))
+        counts = len(there), one.speakers, one.rejected, there.resampled(config.sample_rate)
+        utterances, speakers, rejected, resampled = (f"{n:,}" for n in counts)
+        rows.add_row(one.part, utterances, speakers, f"{there.hours:.2f}", rejected, resampled)
         # The synthetic parts have LibriSpeech's names, but not its sizes.
         published = librispeech.PARTS.get(one.part) if config.importer == "librispeech" else None
-        complete = "" if published is None else "complete"
         if published and len(there) != published.utterances:
-            complete = f"incomplete: {len(there):,} of {published.utterances:,} utterances"
-        rows.add_row(one.part, *(f"{n:,}" if isinstance(n, int) else n for n in counts), escape(foreign), complete)
+            notes.append(f"{one.part} is incomplete: {utterances} of {published.utterances:,} utterances")
+        if foreign := ", ".join(f"{character!r} {count:,}" for character, count in one.foreign(config.alphabet)):
+            notes.append(f"{one.part} has characters outside the alphabet: {foreign}")
     for part in config.get("parts", []):
         if part not in {one.part for one in summaries}:
-            rows.add_row(part, *["-"] * 6, "not there")
-    console.print(rows)
+            rows.add_row(part, *["-"] * 5)
+            notes.append(f"{part} is not there")
     if any(one.rejected for one in summaries):
-        console.print(f"Rejected utterances, with the reason: {manifests}/PART.rejected.jsonl")
+        notes.append(f"Rejected utterances, with the reasons: {manifests}/PART.rejected.jsonl")
+    print_table(f"{config.root}, manifests in {manifests}", rows)
+    for note in notes:
+        console.print(note, soft_wrap=True)
 
 
 def command() -> None:

@@ -6,16 +6,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from asr.corpora.index import Found, Rejected
 from asr.errors import InputError, first_line
+from asr.files import written_whole
 
 
-def find_utterances(cuts: Path, root: Path) -> tuple[list[Found], list[Rejected]]:
+def find_utterances(file: Path, root: Path) -> tuple[list[Found], list[Rejected]]:
     """Return the utterances of a CutSet's file, one for each supervision, and the cuts that cannot be used.
 
-    raises: InputError if lhotse is not installed, or the file holds no cuts
+    raises: InputError if lhotse is not installed, or the file cannot be read as a CutSet
     """
     try:
         from lhotse import CutSet
@@ -24,55 +26,73 @@ def find_utterances(cuts: Path, root: Path) -> tuple[list[Found], list[Rejected]
         raise InputError("lhotse is not installed; it is an extra: pip install 'asr-ctc-suite[lhotse]'") from error
     found: list[Found] = []
     rejected: list[Rejected] = []
-    folder = Path(re.sub(r"\W", "_", cuts.name.split(".")[0]))
+    number = 0
     try:
-        for number, cut in enumerate(CutSet.from_file(cuts), 1):
+        for number, cut in enumerate(CutSet.from_file(file), 1):
             if not isinstance(cut, Cut):
-                raise InputError(f"it holds items of type {type(cut).__name__}")
-            try:
-                for piece in [cut] if len(cut.supervisions) == 1 else cut.trim_to_supervisions(keep_overlapping=False):
-                    found.append(_found(piece, folder, root))
-            except Exception as error:  # lhotse reads fields of any type, and fails later
-                rejected.append(Rejected(str(cut.id), cuts.name, f"cut {number}: {first_line(error)}"))
-            if not cut.supervisions:
-                rejected.append(Rejected(str(cut.id), cuts.name, f"cut {number}: no supervision"))
+                raise ValueError(f"item {number} is a {type(cut).__name__} and no cut")
+            for piece in _pieces(cut):
+                one = _found(piece, root, re.sub(r"\W", "_", file.name.split(".")[0]))
+                if isinstance(one, str):
+                    rejected.append(Rejected(str(piece.id), file.name, f"cut {number}: {one}"))
+                else:
+                    found.append(one)
     except Exception as error:  # lhotse, json, yaml and gzip raise anything
         raise InputError(
-            f"cuts={cuts} cannot be read as a lhotse CutSet: {first_line(error)}; write it anew with CutSet.to_file"
+            f"cuts={file} cannot be read as a lhotse CutSet beyond its cut {number}: {first_line(error)}; write it "
+            "anew with CutSet.to_file"
         ) from error
-    if not found and not rejected:
-        raise InputError(f"cuts={cuts} holds no cut; write it anew with CutSet.to_file")
     return found, rejected
 
 
-def _found(cut: Any, folder: Path, root: Path) -> Found:
-    """Return a cut with one supervision as an utterance."""
+def _pieces(cut: Any) -> list[Any]:
+    """Return a cut for each supervision, or the cut itself if it has one, none, or some that cannot be cut out."""
+    try:
+        return [cut] if len(cut.supervisions) < 2 else list(cut.trim_to_supervisions(keep_overlapping=False))
+    except Exception:  # lhotse checks times only where it computes with them
+        return [cut]
+
+
+def _found(cut: Any, root: Path, folder: str) -> Found | str:
+    """Return a cut with one supervision as an utterance, or why it is none."""
+    if len(cut.supervisions) != 1:
+        return f"{len(cut.supervisions)} supervisions that cannot be cut out" if cut.supervisions else "no supervision"
     (supervision,) = cut.supervisions
-    if not isinstance(supervision.text, str) or not isinstance(cut.id, str):
-        raise ValueError("its id and the text of its supervision must be strings")
-    return Found(cut.id, supervision.speaker, supervision.text, _whole_file(cut, root) or _written(cut, folder, root))
+    if not isinstance(supervision.text, str) or not supervision.text.strip():
+        return "no text"
+    if not cut.has_recording:
+        return "no recording"
+    try:
+        path = _whole_file(cut, root) or _written(cut, root, folder)
+    except Exception as error:  # lhotse reads fields of any type, and fails later
+        return first_line(error)
+    speaker = None if supervision.speaker is None else str(supervision.speaker)
+    return Found(str(cut.id), speaker, supervision.text.strip(), path)
 
 
 def _whole_file(cut: Any, root: Path) -> str | None:
     """Return the path of the audio, relative to the root, if the cut is a whole mono file below it."""
-    recording = cut.recording if cut.has_recording else None
-    if recording is None or len(recording.sources) != 1 or recording.sources[0].type != "file" or recording.transforms:
+    recording = getattr(cut, "recording", None)  # a mix of cuts has several
+    if recording is None or [source.type for source in recording.sources] != ["file"] or recording.transforms:
         return None
     path = os.path.abspath(recording.sources[0].source)
     whole = cut.start == 0 and cut.num_samples == recording.num_samples and recording.num_channels == 1
-    below = path.startswith(os.path.join(root, ""))
-    if not (whole and below and soundfile.info(path).frames == recording.num_samples):
+    if not (whole and path.startswith(os.path.join(root, ""))):
         return None
-    return os.path.relpath(path, root)
+    return os.path.relpath(path, root) if soundfile.info(path).frames == cut.num_samples else None
 
 
-def _written(cut: Any, folder: Path, root: Path) -> str:
-    """Write the audio of a cut as FLAC, and return its path relative to the root."""
-    samples = cut.load_audio()
-    if samples is None or len(samples) != 1:
-        raise ValueError(f"it has {0 if samples is None else len(samples)} channels, must be one; mix it down")
-    # Ids may hold any character, and file names may not.
-    path = folder / f"{hashlib.sha256(cut.id.encode()).hexdigest()[:24]}.flac"
-    (root / folder).mkdir(parents=True, exist_ok=True)
-    soundfile.write(root / path, samples[0], cut.sampling_rate, subtype="PCM_24")
-    return str(path)
+def _written(cut: Any, root: Path, folder: str) -> str:
+    """Write the audio of a cut as FLAC unless that was done before, and return its path relative to the root."""
+    if cut.num_channels != 1:
+        raise ValueError(f"{cut.num_channels} channels, must be one; mix it down or give each channel a cut")
+    # Ids may hold any character, which file names may not, and repeat.
+    path = f"{folder}/{hashlib.sha256(repr(cut.to_dict()).encode()).hexdigest()[:24]}.flac"
+    if not (root / path).exists():
+        samples = cut.load_audio()[0]
+        if not np.isfinite(samples).all():  # integers would hide it
+            raise ValueError("samples that are not finite")
+        (root / folder).mkdir(exist_ok=True)
+        with written_whole(root / path) as file:
+            soundfile.write(file, samples, cut.sampling_rate, format="FLAC", subtype="PCM_24")
+    return path

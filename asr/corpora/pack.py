@@ -1,42 +1,49 @@
 """Pack the audio of a part into a few large files, for network file systems and object stores."""
 
-import posixpath
+from glob import escape
 from pathlib import Path
 
 from asr.corpora.index import PartSummary, Progress
 from asr.corpora.manifest import Utterance, read_manifest, write_manifest
-from asr.errors import InputError
+from asr.errors import InputError, first_line
 from asr.files import written_whole
 
 
 def pack(root: str, manifests: str, part: str, to: Path, shard_mb: float, progress: Progress) -> PartSummary:
-    """Write the audio of a part to to/PART-NUMBER.pack and its manifest to to/manifests; the bytes are those of before.
+    """Write the audio of a part to to/PART-NUMBER.pack, byte for byte, and its manifest to to/manifests.
 
     shard_mb: size of a shard in MB; a longer utterance gets one of its own
     raises:   InputError if `to` is the root itself, audio is missing, or something cannot be written
     """
-    if Path(root).resolve() == to.resolve():
+    folder = to / "manifests"
+    if to.resolve() == Path(root).resolve() or folder.resolve() == Path(manifests).resolve():
         raise InputError(f"to={to} is the root itself; choose another folder for the packed corpus")
-    utterances = read_manifest(root, manifests, part)
+    rows = list(read_manifest(root, manifests, part))
     packed: list[Utterance] = []
-    rows = list(utterances)
     try:
-        (to / "manifests").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Without a manifest, what a killed command leaves behind cannot be taken for a packed part.
+        for old in (folder / f"{part}.parquet", *to.glob(f"{escape(part)}-{'[0-9]' * 5}.pack")):
+            old.unlink(missing_ok=True)
+        number = 0
         while len(packed) < len(rows):
-            name = f"{part}-{len({one.path for one in packed}):05d}.pack"
+            name = f"{part}-{number:05}.pack"
             with written_whole(to / name) as shard:
-                while len(packed) < len(rows):
-                    one = rows[len(packed)]
+                for one in rows[len(packed) :]:
                     content = one.read_bytes()
                     if shard.tell() and shard.tell() + len(content) > shard_mb * 1e6:
                         break
                     packed.append(_moved(one, name, shard.tell(), len(content)))
                     shard.write(content)
                     progress("pack", len(packed), len(rows))
-        write_manifest(to / "manifests", part, packed, {"packed_from": posixpath.basename(root), "rejected": 0})
+            number += 1
+        write_manifest(folder, part, packed, {"packed_from": root, "rejected": 0})
     except OSError as error:
-        raise InputError(f"{part} cannot be packed into {to}: {error}; nothing else has changed") from error
-    return PartSummary(part, read_manifest(str(to), str(to / "manifests"), part), 0)
+        raise InputError(
+            f"{part} cannot be packed into {to}: {first_line(error)}; restore what is missing, or set `to` to a folder "
+            "that can be written and has room"
+        ) from error
+    return PartSummary(part, read_manifest(str(to), str(folder), part), 0)
 
 
 def _moved(one: Utterance, path: str, offset: int, size: int) -> Utterance:

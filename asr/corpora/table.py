@@ -6,17 +6,18 @@ import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from asr.console import console
 from asr.corpora.index import Found, Rejected
 from asr.errors import InputError
 
 REQUIRED, OPTIONAL = ("path", "text"), ("id", "speaker", "part", "seconds")
-LONGEST_CELL = 16_000_000  # characters; Python's csv stops at 131,072
-PART = re.compile(r"\w[\w.-]*")
+LONGEST_CELL = 100_000_000  # characters; Python's csv stops at 131,072
+PART = re.compile(r"\w[\w-]*")
 
+Row = dict[str, str]
 Parts = dict[str, tuple[list[Found], list[Rejected]]]
 
 
@@ -24,109 +25,129 @@ def find_utterances(file: Path, root: Path, split: Mapping[str, float], seed: in
     """Return the utterances of each part, and the lines that cannot be used.
 
     split:  the shares of dev and test where the table has no column `part`; the rest is train. Whole speakers are dealt
-            out, or utterances if fewer than three speakers are known
+            out, or utterances unless each has a speaker and there are three of them
     raises: InputError if the file cannot be read as a table with path and text
     """
-    rows = list(_rows(file))
-    has_parts = any("part" in row for _, row in rows)
+    rows = _read(file)
+    names = {name for row in rows.values() if isinstance(row, dict) for name in row}
+    if unknown := sorted(names - {*REQUIRED, *OPTIONAL}):
+        console.print(f"{file}: ignored are the columns {', '.join(map(repr, unknown))}", soft_wrap=True)
     parts: Parts = defaultdict(lambda: ([], []))
-    ids: dict[str, int] = {}
-    for number, row in rows:
-        cells = {name: str(row[name]).strip() for name in (*REQUIRED, *OPTIONAL) if row.get(name) is not None}
-        path = os.path.normpath(os.path.join(root, cells.get("path", "")))
+    homeless: list[Rejected] = []
+    lines_of: dict[str, int] = {}
+    for number, row in rows.items():
+        cells = row if isinstance(row, dict) else {}
         id = cells.get("id") or os.path.splitext(cells.get("path", ""))[0]
-        part = cells.get("part", "") if has_parts else "train"
-        if reason := _problem(row, cells, path, root) or (has_parts and _part_problem(part)):
-            pass
-        elif id in ids:
-            reason = f"its id {id} belongs to line {ids[id]} already"
-        else:
-            ids[id] = number
-            seconds = float(cells["seconds"]) if cells.get("seconds") else None
-            one = Found(id, cells.get("speaker") or None, cells["text"], os.path.relpath(path, root), number, seconds)
-            parts[part][0].append(one)
+        part = cells.get("part", "") if "part" in names else "train"
+        reason = row if isinstance(row, str) else _problem(row, part, root)
+        if not reason and id in lines_of:
+            reason = f"its id {id} belongs to line {lines_of[id]} already"
         if reason:
             rejected = Rejected(id, file.name, f"line {number}: {reason}")
-            parts[part if PART.fullmatch(part) else "train"][1].append(rejected)
-    return parts if has_parts else _dealt_out(*parts["train"], split, seed)
-
-
-def _problem(row: Mapping, cells: Mapping[str, str], path: str, root: Path) -> str:
-    """Return why a row cannot be used; an empty string if it can."""
-    if None in row:
-        return "it has more cells than the first line has names; put quotes around a text that holds the separator"
-    for name in REQUIRED:
-        if not cells.get(name):
-            return f"empty {name}"
-        if "\ufffd" in cells[name]:
-            return f"its {name} is not UTF-8"
-    if "\0" in path or not path.startswith(os.path.join(root, "")):
-        return f"path {cells['path']} lies outside root={root}; only audio below it can be used"
-    if not os.path.isfile(path):
-        return f"no audio file {cells['path']} in root={root}"
-    if cells.get("seconds") and not re.fullmatch(r"\d+(\.\d*)?", cells["seconds"]):
-        return f"seconds={cells['seconds']}, must be a number"
-    return ""
-
-
-def _part_problem(part: str) -> str:
-    return "" if PART.fullmatch(part) else f"part {part!r}, must be a name of letters and digits such as train"
-
-
-def _dealt_out(found: list[Found], rejected: list[Rejected], split: Mapping[str, float], seed: int) -> Parts:
-    speakers = sorted({one.speaker for one in found if one.speaker})
-    by_speaker = len(speakers) >= 3 and all(one.speaker for one in found)
-    keys = speakers if by_speaker else sorted(one.id for one in found)
-    random.Random(seed).shuffle(keys)
-    role_of: dict[str, str] = {}
-    for role in ("dev", "test"):
-        for _ in range(max(1, round(split[role] * len(keys))) if split[role] else 0):
-            if len(role_of) + 1 < len(keys):  # one is left for train
-                role_of[keys[len(role_of)]] = role
-    parts: Parts = {"train": ([], rejected)} | {role: ([], []) for role in set(role_of.values())}
-    for one in found:
-        parts[role_of.get((one.speaker or "") if by_speaker else one.id, "train")][0].append(one)
+            (parts[part][1] if PART.fullmatch(part) else homeless).append(rejected)
+        else:
+            lines_of[id] = number
+            path = os.path.relpath(os.path.join(root, cells["path"]), root)
+            seconds = float(cells["seconds"]) if cells.get("seconds") else None
+            parts[part][0].append(Found(id, cells.get("speaker") or None, cells["text"], path, number, seconds))
+    if "part" not in names:
+        return _dealt_out(*parts["train"], split, seed)
+    parts[next(iter(parts), "train")][1].extend(homeless)
     return parts
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a table with the numbers of their lines."""
+def _problem(row: Row, part: str, root: Path) -> str:
+    """Return why a row cannot be used; an empty string if it can."""
+    for name in (*REQUIRED, *OPTIONAL):
+        if re.search("[\ud800-\udfff]", row.get(name, "")):
+            return f"its {name} is not UTF-8"
+    for name in REQUIRED:
+        if not row.get(name):
+            return f"no {name}"
+    path = os.path.normpath(os.path.join(root, row["path"]))
+    if not path.startswith(os.path.join(root, "")) or re.search("\0|://|::", row["path"]):
+        return f"path {row['path']!r} is a URL or lies outside root={root}; only files below it can be used"
+    if not os.path.isfile(path):
+        return f"no audio file {row['path']!r} in root={root}"
+    if row.get("seconds") and not re.fullmatch(r"\d+(\.\d*)?", row["seconds"], re.ASCII):
+        return f"seconds {row['seconds']!r}, must be a number such as 2.5"
+    if not PART.fullmatch(part):
+        return f"part {part!r}, must be a name of letters and digits such as train"
+    return ""
+
+
+def _dealt_out(found: list[Found], rejected: list[Rejected], split: Mapping[str, float], seed: int) -> Parts:
+    """Return the utterances in train, dev and test; those rejected are counted in train."""
+    speakers = sorted({one.speaker for one in found if one.speaker})
+    by_speaker = len(speakers) >= 3 and all(one.speaker for one in found)
+    if speakers and not by_speaker:
+        console.print("Speakers may be in several parts, since some are not named or there are fewer than three")
+    keys = speakers if by_speaker else sorted(one.id for one in found)
+    random.Random(seed).shuffle(keys)
+    counts = {role: max(1, round(split[role] * len(keys))) if split[role] else 0 for role in ("dev", "test")}
+    roles = [role for role, count in counts.items() for _ in range(count)][: max(0, len(keys) - 1)]
+    role_of = dict(zip(keys, roles, strict=False))
+    parts: Parts = {role: ([], []) for role in dict.fromkeys(["train", *roles])}
+    for one in found:
+        parts[role_of.get((one.speaker or "") if by_speaker else one.id, "train")][0].append(one)
+    parts["train"][1].extend(rejected)
+    return parts
+
+
+def _read(file: Path) -> dict[int, Row | str]:
+    """Return the rows of a table by the number of their lines; a string says why a line is none."""
     if (suffix := file.suffix.lower()) not in (".csv", ".tsv", ".jsonl"):
         raise InputError(f"file={file}: it must be a .csv, .tsv or .jsonl")
     csv.field_size_limit(LONGEST_CELL)
+    rows: dict[int, Row | str] = {}
+    names: list[str] = []
     try:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            if suffix == ".jsonl":
-                names = None
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        row = json.loads(line)
-                        if not isinstance(row, dict):
-                            raise InputError(
-                                f"{file}, line {number}: a {type(row).__name__}, must be an object {{...}}"
-                            )
-                        names = names or _validate_columns(row, file)
-                        yield number, row
-            else:
-                reader = csv.DictReader(lines, delimiter="," if suffix == ".csv" else "\t", strict=True)
-                names = _validate_columns(reader.fieldnames or (), file)
-                number = reader.line_num + 1
-                for row in reader:
-                    yield number, row
-                    number = reader.line_num + 1
-    except OSError as error:
-        raise InputError(f"file={file} cannot be read: {error.strerror}; give the path of a table") from error
-    except (csv.Error, ValueError) as error:
-        raise InputError(
-            f"{file}, line {number}: {error}; in CSV and TSV, put a text with quotes between quotes and double them"
-        ) from error
-
-
-def _validate_columns(names: Iterable[str], file: Path) -> bool:
-    names = list(names)
+        # Bytes that are not UTF-8 become surrogates, by which their row is rejected.
+        with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                if suffix == ".jsonl":
+                    rows[number] = _json_row(line)
+                elif names:
+                    rows[number] = _csv_row(line, suffix, names)
+                else:
+                    names = next(csv.reader([line.rstrip("\n")], delimiter="," if suffix == ".csv" else "\t"))
+    except (OSError, csv.Error) as error:
+        raise InputError(f"file={file} cannot be read: {error}; give the path of a table") from error
+    names = names or sorted({name for row in rows.values() if isinstance(row, dict) for name in row})
     if missing := [name for name in REQUIRED if name not in names]:
         raise InputError(
-            f"{file} has no column {' and no column '.join(missing)}, only {', '.join(map(str, names)) or 'none'}; it "
-            f"needs path and text, and may have {', '.join(OPTIONAL)}"
+            f"{file} has no column {' and no column '.join(missing)}, only {', '.join(map(repr, names)) or 'none'}; it "
+            f"needs path and text, and may have {', '.join(OPTIONAL)}, written so and in UTF-8; a .csv is separated by "
+            "commas, a .tsv by tabs"
         )
-    return True
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"{file} has several columns {', '.join(sorted(twice))}; name each column once")
+    if not rows:
+        raise InputError(f"{file} has no row below its first line; add a row for each utterance")
+    return rows
+
+
+def _csv_row(line: str, suffix: str, names: list[str]) -> Row | str:
+    """A row is one line, so that a quote that is not closed spoils its own row only."""
+    try:
+        cells = next(csv.reader([line.rstrip("\n")], delimiter="," if suffix == ".csv" else "\t", strict=True))
+    except csv.Error as error:
+        return f"{error}: a text with quotes must stand in quotes, with its own doubled, and end on its line"
+    if len(cells) != len(names):
+        return f"{len(cells)} cells, must be {len(names)} as in the first line; put a text with a separator in quotes"
+    return dict(zip(names, map(str.strip, cells), strict=True))
+
+
+def _json_row(line: str) -> Row | str:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"no JSON: {error}"
+    if not isinstance(row, dict):
+        return "no JSON object {...}"
+    for name, value in row.items():
+        if name in (*REQUIRED, *OPTIONAL) and not isinstance(value, str | int | float | None):
+            return f"{name} is {type(value).__name__}, must be a string"
+    return {name: str(value).strip() for name, value in row.items() if value is not None}
