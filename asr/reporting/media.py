@@ -17,7 +17,7 @@ from asr.artifacts.plots import new_figure, render, set_up_axes
 from asr.reporting.claims import Claims
 from asr.reporting.groups import Group
 from asr.reporting.published import published
-from asr.reporting.runs import RunStore, StoredRun, UnreadableError
+from asr.reporting.runs import RunStore, StoredRun
 
 COLOURS = ("#d1662b", "#1f5fa8", "#3aa0c9", "#3a8f4d", "#8a5bb5", "#c2a01d", "#b03a5b", "#5c6570", "#7a4b2a", "#2a7a6f")
 STYLES = ("-", ":", "-.", "--")  # by the place of the augmentation in a comparison
@@ -73,9 +73,9 @@ def curves(claims: Claims, groups: Sequence[Group], folder: Path) -> dict[str, l
 
 def _history(group: Group, run: StoredRun) -> pd.DataFrame:
     """Return a run's history with utterances seen, those of the run that it started from included."""
-    start = run.params.get("init_from")
-    before = [one.totals.train_utterances for one in group.runs.values() if one.best_checkpoint == start]
-    return run.history.assign(seen=run.history.train_utterances.cumsum() + sum(before))
+    histories = {f"{one.params.get('output_dir')}/best.pt": one.history for one in group.runs.values()}
+    before = histories.get(run.params.get("init_from", ""), run.history[:0])
+    return run.history.assign(seen=before.train_utterances.sum() + run.history.train_utterances.cumsum())
 
 
 def rates(claims: Claims, groups: Sequence[Group], folder: Path) -> dict[str, list[Media]]:
@@ -91,12 +91,9 @@ def rates(claims: Claims, groups: Sequence[Group], folder: Path) -> dict[str, li
     ]
     shown = {}
     for number, group in enumerate(groups, start=1):
-        logged = {v.experiment: run.learning_rates for v, run in reversed(group.runs.items())}
-        ours = [
-            Line(f"{name}, ours", colours[name], "-", logged[name])
-            for name in claims.known
-            if name in logged and len(logged[name])
-        ]
+        tables = ((variant.experiment, run.learning_rates) for variant, run in reversed(group.runs.items()))
+        logged = {name: table for name, table in tables if len(table)}
+        ours = [Line(f"{name}, ours", colours[name], "-", logged[name]) for name in claims.known if name in logged]
         if ours:
             caption = f"Learning rate by share of the training: {group.name}, and the writeup"
             figure = learning_rates([*ours, *theirs])
@@ -181,8 +178,8 @@ def _kept(store: RunStore, run: StoredRun, folder: Path) -> list[Media]:
     """Return what a run kept of its augmentation, sounds as FLAC in half the bytes; nothing if it cannot be read."""
     kept = []
     try:
-        names = [name for name in store.file_names(run.run_id, "augmentation") if name.endswith((".png", ".wav"))]
-        for path in sorted(names, key=_place):
+        names = [file.path for file in store.client.list_artifacts(run.run_id, "augmentation")]
+        for path in sorted((name for name in names if name.endswith((".png", ".wav"))), key=_place):
             file, content = PurePath(path), store.read_file(run.run_id, path)
             if file.suffix == ".wav":
                 samples, sample_rate = soundfile.read(io.BytesIO(content), dtype="int16")
@@ -192,7 +189,7 @@ def _kept(store: RunStore, run: StoredRun, folder: Path) -> list[Media]:
             name = f"{run.variant.augment}-{file.name}".replace(".wav", ".flac")
             caption = f"{run.variant.augment}: {WHOLE.get(file.name, file.stem.partition('_')[2])}"
             kept.append(write_media(folder, name, content, caption))
-    except (UnreadableError, ValueError, soundfile.LibsndfileError):
+    except Exception:  # stores and servers raise what they like, and damaged files too
         return []
     return kept
 

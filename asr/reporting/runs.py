@@ -58,11 +58,6 @@ class StoredRun:
         """The sum of each column of the history; nan if any epoch lacks it."""
         return self.history.sum(skipna=False)
 
-    @property
-    def best_checkpoint(self) -> str:
-        """The path of its best checkpoint, as the init_from of another run names it."""
-        return f"{self.params.get('output_dir')}/best.pt"
-
     def counts(self, part: str, measure: str) -> pd.DataFrame:
         """Return the errors on a test part; measure: as in count_errors."""
         return count_errors(self.scored[part], measure)
@@ -144,10 +139,3 @@ class RunStore:
                 return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
             except Exception as error:  # stores and servers raise what they like
                 raise UnreadableError(f"{path} is missing or cannot be read") from error
-
-    def file_names(self, run_id: str, folder: str) -> list[str]:
-        """Return the paths of the artifacts in a folder; UnreadableError if they cannot be listed."""
-        try:
-            return [file.path for file in self.client.list_artifacts(run_id, folder) if not file.is_dir]
-        except Exception as error:  # as above
-            raise UnreadableError(f"{folder} cannot be listed") from error
