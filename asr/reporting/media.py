@@ -1,4 +1,4 @@
-"""The report's pictures and sounds: learning curves, learning rates, augmentation before and after."""
+"""Make the report's pictures and sounds: learning curves, learning rates, augmentation before and after."""
 
 import io
 import re
@@ -17,7 +17,7 @@ from asr.artifacts.plots import new_figure, render, set_up_axes
 from asr.reporting.claims import Claims
 from asr.reporting.groups import Group
 from asr.reporting.published import published
-from asr.reporting.runs import RunStore, StoredRun
+from asr.reporting.runs import RunStore, StoredRun, UnreadableError
 
 COLOURS = ("#d1662b", "#1f5fa8", "#3aa0c9", "#3a8f4d", "#8a5bb5", "#c2a01d", "#b03a5b", "#5c6570", "#7a4b2a", "#2a7a6f")
 STYLES = ("-", ":", "-.", "--")  # by the place of the augmentation in a comparison
@@ -178,7 +178,7 @@ def _kept(store: RunStore, run: StoredRun, folder: Path) -> list[Media]:
     """Return what a run kept of its augmentation, sounds as FLAC in half the bytes; nothing if it cannot be read."""
     kept = []
     try:
-        names = [file.path for file in store.client.list_artifacts(run.run_id, "augmentation")]
+        names = store.file_names(run.run_id, "augmentation")
         for path in sorted((name for name in names if name.endswith((".png", ".wav"))), key=_place):
             file, content = PurePath(path), store.read_file(run.run_id, path)
             if file.suffix == ".wav":
@@ -189,7 +189,7 @@ def _kept(store: RunStore, run: StoredRun, folder: Path) -> list[Media]:
             name = f"{run.variant.augment}-{file.name}".replace(".wav", ".flac")
             caption = f"{run.variant.augment}: {WHOLE.get(file.name, file.stem.partition('_')[2])}"
             kept.append(write_media(folder, name, content, caption))
-    except Exception:  # stores and servers raise what they like, and damaged files too
+    except (UnreadableError, ValueError, soundfile.LibsndfileError):
         return []
     return kept
 
