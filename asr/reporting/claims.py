@@ -82,7 +82,7 @@ class Claim:
 
     @property
     def questions(self) -> dict[str, list[Pair]]:
-        """Return the pairs that get one verdict together: those of a part, or each alone where it names its own parts."""
+        """Return the pairs that get one verdict together: all on a part, or each alone where it names its own parts."""
         if not self.parts:
             return {pair.name: [pair] for pair in self.pairs}
         return {
