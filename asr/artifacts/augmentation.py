@@ -1,4 +1,4 @@
-"""Spectrograms and sound of an utterance before and after augmentation."""
+"""Write spectrograms and sound of an utterance before and after augmentation."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The claims of conf/claims/NAME.yaml, read and checked; conf/claims/writeup.yaml explains the fields."""
+"""Read and check the claims of conf/claims/NAME.yaml; conf/claims/writeup.yaml explains the fields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ class Sample:
 
     @property
     def variant(self) -> Variant:
-        """The run's experiment and augmentation."""
+        """Return the run's experiment and augmentation."""
         return Variant(self.experiment, self.augment)
 
 
@@ -46,7 +46,7 @@ class Pair:
 
     @property
     def samples(self) -> tuple[Sample, Sample]:
-        """Both samples, the worse one first."""
+        """Return both samples, the worse one first."""
         return self.worse, self.better
 
     @property
@@ -56,7 +56,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The name of a pair that gets a verdict of its own."""
+        """Return a name for a pair that gets a verdict of its own."""
         if self.worse.variant == self.better.variant:
             return self.worse.experiment
         worse, better = (f"{sample.experiment} {sample.augment}" for sample in self.samples)
@@ -77,12 +77,12 @@ class Claim:
 
     @property
     def test_parts(self) -> list[str]:
-        """The parts of all pairs."""
+        """Return the test parts that its pairs are scored on."""
         return self.parts or [sample.part for sample in self.samples]
 
     @property
     def questions(self) -> dict[str, list[Pair]]:
-        """The pairs that get one verdict together: by the claim's part, or each alone where it names its own parts."""
+        """Return the pairs that get one verdict together: all on a part, or each alone where it names its own parts."""
         if not self.parts:
             return {pair.name: [pair] for pair in self.pairs}
         return {
@@ -92,7 +92,7 @@ class Claim:
 
     @property
     def samples(self) -> list[Sample]:
-        """Every sample of every pair."""
+        """Return every sample of every pair."""
         return [sample for pair in self.pairs for sample in pair.samples]
 
 
@@ -107,7 +107,7 @@ class Comparison:
 
     @property
     def variants(self) -> list[Variant]:
-        """Every experiment with every augmentation."""
+        """Return every experiment with every augmentation."""
         return [Variant(experiment, augment) for experiment in self.experiments for augment in self.augments]
 
 

@@ -1,4 +1,4 @@
-"""The experiments, augmentations and sweeps that conf/ has, and what their files say of themselves."""
+"""Find the experiments, augmentations and sweeps of conf/, and read what their files say about themselves."""
 
 import re
 from contextlib import nullcontext

@@ -38,7 +38,7 @@ class Group:
 
     @cached_property
     def runs(self) -> dict[Variant, StoredRun]:
-        """The newest run of each variant, in the order of the experiments."""
+        """Return the newest run of each variant, in the order of the experiments."""
         newest = {run.variant: run for run in reversed(self.finished)}
         order = list(self.experiments)
         variants = sorted(newest, key=lambda v: (order.index(v.experiment), v != self.own(v.experiment), v))
@@ -46,7 +46,7 @@ class Group:
 
     @property
     def repeats(self) -> dict[Variant, int]:
-        """The variants with more than one finished run, and how many."""
+        """Return the variants with more than one finished run, and how many each has."""
         counted = Counter(run.variant for run in self.finished)
         return {variant: count for variant, count in counted.items() if count > 1}
 
@@ -70,7 +70,7 @@ class Group:
 
     @property
     def test_parts(self) -> list[str]:
-        """The test parts of any of the runs."""
+        """Return the test parts of any of the runs."""
         return sorted({part for run in self.runs.values() for part in run.scored})
 
     def command(self, *overrides: str) -> str:
@@ -89,17 +89,17 @@ class Group:
 
     @property
     def scale(self) -> str:
-        """full or mini."""
+        """Return the choice of scale=, full or mini."""
         return _values(self.overrides).get("scale", "full")
 
     @property
     def root(self) -> Path:
-        """The folder that holds the corpus."""
+        """Return the folder that holds the corpus."""
         return Path(next(iter(self.runs.values())).params.get("data.root", "unknown"))
 
     @property
     def name(self) -> str:
-        """Scale, corpus and other overrides, for headings and legends."""
+        """Return scale, corpus and other overrides, for headings and legends."""
         others = [o for o in self.overrides if o.partition("=")[0] not in ("scale", "data.root")]
         return ", ".join([f"{self.scale} scale", f"corpus '{self.root.name}'", *others])
 
@@ -110,7 +110,7 @@ class Group:
 
     @property
     def parts(self) -> list[dict[str, Any]]:
-        """How much is used of each part in each role, as in plan.json."""
+        """Return how much is used of each part in each role, as in plan.json."""
         used = {(part["role"], part["source"]): part for run in self.runs.values() for part in run.plan["parts"]}
         order = list(KEPT_SHARES)
         return [used[key] for key in sorted(used, key=lambda key: (order.index(key[0]), key[1]))]

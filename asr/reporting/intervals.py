@@ -1,4 +1,4 @@
-"""Error rates of test utterances, with 95 % bootstrap intervals.
+"""Compute error rates of test utterances, with 95 % bootstrap intervals.
 
 source: Bisani and Ney 2004, Bootstrap estimates for confidence intervals in ASR performance evaluation.
 """

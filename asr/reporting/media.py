@@ -1,4 +1,4 @@
-"""The report's pictures and sounds: learning curves, learning rates, augmentation before and after."""
+"""Make the report's pictures and sounds: learning curves, learning rates, augmentation before and after."""
 
 import io
 import re
@@ -73,9 +73,9 @@ def curves(claims: Claims, groups: Sequence[Group], folder: Path) -> dict[str, l
 
 def _history(group: Group, run: StoredRun) -> pd.DataFrame:
     """Return a run's history with utterances seen, those of the run that it started from included."""
-    start = run.params.get("init_from")
-    before = [one.totals.train_utterances for one in group.runs.values() if one.best_checkpoint == start]
-    return run.history.assign(seen=run.history.train_utterances.cumsum() + sum(before))
+    histories = {f"{one.params.get('output_dir')}/best.pt": one.history for one in group.runs.values()}
+    before = histories.get(run.params.get("init_from", ""), run.history[:0])
+    return run.history.assign(seen=before.train_utterances.sum() + run.history.train_utterances.cumsum())
 
 
 def rates(claims: Claims, groups: Sequence[Group], folder: Path) -> dict[str, list[Media]]:
@@ -91,12 +91,9 @@ def rates(claims: Claims, groups: Sequence[Group], folder: Path) -> dict[str, li
     ]
     shown = {}
     for number, group in enumerate(groups, start=1):
-        logged = {v.experiment: run.learning_rates for v, run in reversed(group.runs.items())}
-        ours = [
-            Line(f"{name}, ours", colours[name], "-", logged[name])
-            for name in claims.known
-            if name in logged and len(logged[name])
-        ]
+        tables = ((variant.experiment, run.learning_rates) for variant, run in reversed(group.runs.items()))
+        logged = {name: table for name, table in tables if len(table)}
+        ours = [Line(f"{name}, ours", colours[name], "-", logged[name]) for name in claims.known if name in logged]
         if ours:
             caption = f"Learning rate by share of the training: {group.name}, and the writeup"
             figure = learning_rates([*ours, *theirs])
@@ -181,8 +178,8 @@ def _kept(store: RunStore, run: StoredRun, folder: Path) -> list[Media]:
     """Return what a run kept of its augmentation, sounds as FLAC in half the bytes; nothing if it cannot be read."""
     kept = []
     try:
-        names = [name for name in store.file_names(run.run_id, "augmentation") if name.endswith((".png", ".wav"))]
-        for path in sorted(names, key=_place):
+        names = store.file_names(run.run_id, "augmentation")
+        for path in sorted((name for name in names if name.endswith((".png", ".wav"))), key=_place):
             file, content = PurePath(path), store.read_file(run.run_id, path)
             if file.suffix == ".wav":
                 samples, sample_rate = soundfile.read(io.BytesIO(content), dtype="int16")

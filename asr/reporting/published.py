@@ -1,4 +1,4 @@
-"""What the writeup reached and what LibriSpeech holds, as shipped in `writeup`; its results.json names the source."""
+"""Read what the writeup reached and what LibriSpeech holds from `writeup`; its results.json names the source."""
 
 import json
 from functools import cache

@@ -1,4 +1,4 @@
-"""Training runs read back from MLflow: what they planned, how they went, what they scored."""
+"""Read training runs back from MLflow: what they planned, how they went, what they scored."""
 
 import json
 import tempfile
@@ -50,18 +50,13 @@ class StoredRun:
 
     @property
     def variant(self) -> Variant:
-        """The choices of experiment= and augment=, empty if there was none."""
+        """Return the choices of experiment= and augment=, empty if there was none."""
         return Variant(self.params.get("experiment", ""), self.params.get("augment", ""))
 
     @property
     def totals(self) -> pd.Series:
-        """The sum of each column of the history; nan if any epoch lacks it."""
+        """Return the sum of each column of the history; nan if any epoch lacks it."""
         return self.history.sum(skipna=False)
-
-    @property
-    def best_checkpoint(self) -> str:
-        """The path of its best checkpoint, as the init_from of another run names it."""
-        return f"{self.params.get('output_dir')}/best.pt"
 
     def counts(self, part: str, measure: str) -> pd.DataFrame:
         """Return the errors on a test part; measure: as in count_errors."""
@@ -108,19 +103,21 @@ class RunStore:
         run_id, tags = found.info.run_id, found.data.tags
         rates = self.client.get_metric_history(run_id, "step/learning_rate")
         try:
-            plan, config, results = (
-                json.loads(self.read_file(run_id, path)) for path in ("plan.json", "start/config.json", "results.json")
-            )
-            packages = self.read_file(run_id, "start/packages.txt").decode().splitlines()
-            records = [json.loads(line) for line in self.read_file(run_id, "history.jsonl").splitlines()]
+            stored_plan = json.loads(self.read_file(run_id, "plan.json"))
+            plan = {key: stored_plan[key] for key in PLAN}
             shares = sorted((point.step / plan["total_steps"], point.value) for point in rates)
+            records = [json.loads(line) for line in self.read_file(run_id, "history.jsonl").splitlines()]
+            history = pd.DataFrame(records, columns=HISTORY, dtype=float)
+            settings = flatten(json.loads(self.read_file(run_id, "start/config.json")))
+            packages = self.read_file(run_id, "start/packages.txt").decode().splitlines()
+            results = json.loads(self.read_file(run_id, "results.json"))
             return StoredRun(
                 run_id=run_id,
-                params={key: str(value) for key, value in flatten(config).items()} | found.data.params,
+                params={key: str(value) for key, value in settings.items()} | found.data.params,
                 commit=tags.get("mlflow.source.git.commit", "none"),
                 dirty=tags.get("start.dirty") == "True",
-                plan={key: plan[key] for key in PLAN},
-                history=pd.DataFrame(records, columns=HISTORY, dtype=float),
+                plan=plan,
+                history=history,
                 scored={part: self._scored(run_id, part) for part in results},
                 packages=dict(line.split("==", 1) for line in packages if "==" in line),
                 learning_rates=pd.DataFrame(shares, columns=["share", "learning_rate"]),
@@ -148,6 +145,6 @@ class RunStore:
     def file_names(self, run_id: str, folder: str) -> list[str]:
         """Return the paths of the artifacts in a folder; UnreadableError if they cannot be listed."""
         try:
-            return [file.path for file in self.client.list_artifacts(run_id, folder) if not file.is_dir]
+            return [file.path for file in self.client.list_artifacts(run_id, folder)]
         except Exception as error:  # as above
             raise UnreadableError(f"{folder} cannot be listed") from error

@@ -1,4 +1,4 @@
-"""Verdicts on claims, from the runs of a group. The report's template states the rules in words."""
+"""Judge claims by the runs of a group. The report's template states the rules in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -224,6 +224,26 @@ def test_reports_are_logged_and_never_read(made) -> None:
     assert {"index.html", "report.md", "pictures", "sounds"} <= files
 
 
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("plan.json", b"[1]"),
+        ("history.jsonl", b'{"epoch": 1'),
+        ("start/config.json", b"\xff"),
+        ("errors/test-clean.json", b'{"columns": ["id"], "data": [["a"]]}'),
+    ],
+)
+def test_a_run_with_a_damaged_file_is_left_out_and_the_file_named(made, path: str, content: bytes) -> None:
+    class Damaged(RunStore):
+        def read_file(self, run_id: str, wanted: str) -> bytes:
+            read = super().read_file(run_id, wanted)
+            return content if wanted == path else read
+
+    runs, left_out = Damaged(made[0], "asr").read()
+    assert runs == []
+    assert sum(run.reason.startswith(f"{path} is not what a training run writes: ") for run in left_out) == 7
+
+
 def stored(experiment: str, augment: str, rates: tuple[float, float], overrides: Sequence[str] = COMMON) -> StoredRun:
     """A finished run as it is read back."""
     scored = {part: transcripts(part, rate) for part, rate in zip(PARTS, rates, strict=True)}
