@@ -95,7 +95,9 @@ class UtteranceDataset(Dataset):
         """Read, augment and transform one utterance."""
         with one_thread(), seeded(self.seed, data_epoch, utterance.id):
             samples = self._waveform(utterance)
-            features = self.features(torch.from_numpy(samples), self.augment.spectrogram if self.augment else ())
+            features = self.features(
+                torch.from_numpy(np.ascontiguousarray(samples)), self.augment.spectrogram if self.augment else ()
+            )
         reference = self.alphabet.normalize(utterance.text)
         targets = torch.tensor(self.alphabet.encode(reference), dtype=torch.long)
         return Example(utterance.id, reference, features.T, targets, utterance.seconds)

@@ -10,6 +10,8 @@ import scipy.stats
 import soundfile
 import torch
 from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 
@@ -195,6 +197,18 @@ def test_augmentation_depends_on_seed_epoch_and_utterance_alone(utterances):
     assert not torch.equal(features(1, 0), features(1, 0, augment=None))
     plain = Augment()
     assert torch.equal(features(1, 0, augment=plain), features(2, 3, augment=None))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "augment").glob("*.yaml")))
+def test_every_augmentation_that_conf_names_gives_finite_features(name, utterances):
+    """Ten epochs of some utterances: transforms are drawn with small probabilities."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        augment = instantiate(compose("train", [f"augment={name}"]).augment, _convert_="all")
+    dataset = UtteranceDataset(LETTERS, log_mel(), augment, seed=1)
+    for data_epoch in range(10):
+        batch = dataset[Position(data_epoch, 0), utterances.rows(np.arange(6))]
+        assert len(batch.ids) == 6
+        assert batch.features.isfinite().all()
 
 
 @pytest.mark.parametrize("noise", [AddGaussianNoise, audiomentations.AddGaussianNoise])
