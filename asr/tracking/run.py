@@ -31,7 +31,9 @@ KEY_CHARACTERS, PARAM_CHARACTERS = 250, 6000  # MLflow's limits
 SEND_SECONDS = 10.0  # from the end of one sending to the next, without system metrics
 PATIENCE_SECONDS = 30.0  # at a run's end, until MLflow has what is pending
 INTERRUPTED_SECONDS = 5.0  # at the end of one that was asked to stop: Slurm soon kills what does not
-NO_PARAMS = ("tracking", "output_dir", "dry_run", "fresh")  # settings that tell nothing of what a run computes
+# Settings that tell nothing of what a run computes, or only what batch.utterances tells. MLflow's page that compares
+# runs opens on the first three names that differ: these should be groups.
+NO_PARAMS = ("tracking", "output_dir", "dry_run", "fresh", "batch.at_full_scale", "batch.divided_by")
 TABLES_TAG = "mlflow.loggedArtifacts"  # the files that MLflow's UI shows as tables
 
 
