@@ -227,7 +227,7 @@ def from_checkpoint(saved: Checkpoint, path: Path, make_own: Callable[..., Any] 
             return make_own(**sizes)
         if (target := settings.pop("_target_", None)) != MODEL:
             raise InputError(
-                f"its model is {target!r}, and only {MODEL} is built from a file alone, as any other could run code; "
+                f"its model is {target!r}; only {MODEL} is built from a file alone, as any other could run code; "
                 "name yours: model=NAME, with --config-dir for a config that is not in conf/model"
             )
         with torch.device("meta"):

@@ -49,7 +49,7 @@ def is_overfitted(history: Sequence[Record], config: Mapping[str, Any]) -> bool:
 def is_silent(history: Sequence[Record]) -> bool:
     """Return whether the last epochs wrote nothing, though the learning rate had been at its highest before."""
     rates = [record["learning_rate"] for record in history]
-    warmed_up = next(epoch for epoch, rate in enumerate(rates) if rate > 0.99 * max(rates))
+    warmed_up = next(epoch for epoch, rate in enumerate(rates) if rate >= 0.99 * max(rates))
     last = history[warmed_up:][-EPOCHS - 1 :]
     writes = any(record["dev_symbol_ratio"] >= WRITTEN for record in last)
     return len(last) > EPOCHS and last[-1]["step"] >= STEPS and not writes
