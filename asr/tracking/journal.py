@@ -67,10 +67,10 @@ class Journal:
     last_steps: the highest step of each metric: a resumed run logs later ones only
     sent:       for each address, the id of the run there and how many bytes of the journal it has received
 
-    raises: BusyError if another process still has it after wait_seconds
+    raises: BusyError if another process still has it after wait_seconds (None: LOCK_SECONDS)
     """
 
-    def __init__(self, directory: Path, wait_seconds: float = LOCK_SECONDS) -> None:
+    def __init__(self, directory: Path, wait_seconds: float | None = None) -> None:
         self.directory, self.path = directory, directory / JOURNAL
         self.starts, self.start = 0, dict[str, Any]()
         self.tags, self.last_steps, self.sent = dict[str, str](), dict[str, int](), dict[str, tuple[str, int]]()
@@ -78,7 +78,7 @@ class Journal:
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(directory / LOCK)  # the system releases it when the process ends, even by kill -9
         try:
-            self._lock.acquire(timeout=wait_seconds)
+            self._lock.acquire(timeout=LOCK_SECONDS if wait_seconds is None else wait_seconds)
         except Timeout as error:
             raise BusyError(
                 f"{directory} is being trained by another process: wait for its end or stop it; another output_dir "
