@@ -68,7 +68,7 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
             except KeyboardInterrupt as stop:
                 if isinstance(stop, Interrupted):
                     leave_after_main()
-                sys.exit(stop.exit_code if isinstance(stop, Interrupted) else 130)
+                sys.exit(getattr(stop, "exit_code", 130))
             except MISTAKES as error:
                 _end(error, name)
             except (MemoryError, RuntimeError) as error:
@@ -108,10 +108,10 @@ class Task:
 
 def configure_process() -> None:
     """Set what holds for the whole process, and for the workers that are forked from it."""
-    # A corpus makes millions of objects that stay. By default they are searched again after every 700 new ones, a
-    # second and a half of a start. A training step leaves some forty to be found, and no tensor among them.
+    # A corpus makes millions of lasting objects. By default they are searched again after every 700 new ones, which
+    # takes a second and a half at the start. A training step leaves about forty objects in cycles, and no tensor.
     gc.set_threshold(100_000)
-    # If the first step of all updates nothing, the schedule is stepped before the optimizer, as it must be here.
+    # If the very first step is skipped, the schedule is stepped before the optimizer, which is right here.
     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
@@ -142,7 +142,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def fail_alike(message: str) -> NoReturn:
-    """End the process with a paragraph on a mistake that all processes of a training see; the main one prints it."""
+    """End the process with a paragraph on a mistake that all processes of a training find; the main one prints it."""
     if not is_main_process():
         time.sleep(10)  # torchrun ends all when one has ended
         sys.exit(2)
@@ -179,9 +179,12 @@ def _options(group: str) -> list[str]:
 
 
 def _no_such_option(group: str, option: str, options: Sequence[str]) -> str:
-    near = get_close_matches(option, options, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "."
-    return f"{group}={option}: there is no such option{hint} Valid for {group}: {', '.join(options)}"
+    return f"{group}={option}: there is no such option{_hint(option, options)} Valid for {group}: {', '.join(options)}"
+
+
+def _hint(name: str, names: Sequence[str], prefix: str = "") -> str:
+    near = get_close_matches(name, names, n=1)
+    return f"; did you mean {prefix}{near[0]}?" if near else "."
 
 
 def _explain(error: Exception, config_name: str) -> str:
@@ -212,8 +215,7 @@ def no_such_setting(config: DictConfig, key: str) -> str:
     if not OmegaConf.is_dict(level):
         return f"{key}: there is no such setting, nor a group {parent!r}; see --cfg job for all of them"
     names = [str(n) for n in level if n != "hydra"]
-    near = get_close_matches(name, names, n=1)
-    hint = f"; did you mean {(parent + '.' if parent else '') + near[0]}?" if near else "."
+    hint = _hint(name, names, f"{parent}." if parent else "")
     return f"{key}: there is no such setting{hint} Valid {'in ' + parent if parent else 'here'}: {', '.join(names)}"
 
 
