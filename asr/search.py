@@ -65,7 +65,10 @@ def run(config: DictConfig, job: Job) -> None:
 
 
 def run_study(search: Search) -> None:
-    """Start or resume a study, train its trials and print the best; of a study that is complete only print it."""
+    """Start or resume a study, train its trials and print the best.
+
+    Of a study that has ended only the best is printed, unless it was stopped before its report.
+    """
     config, name = search.config, search.job.name
     quiet_optuna()
     if config.tracking.uri is None:
@@ -89,9 +92,7 @@ def run_study(search: Search) -> None:
         print_study_plan(search, study)
         if config.dry_run:
             return
-    if not (
-        study and ended and (config.dry_run or is_current(study, directory))
-    ):  # stopped before its report, if ended
+    if not (study and ended and (config.dry_run or is_current(study, directory))):
         study = create_or_wait(storage, name, pruner)
         try:
             parent = open_parent(search, study, record)

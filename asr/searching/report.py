@@ -80,11 +80,9 @@ def print_best(study: optuna.Study, metric: str) -> FrozenTrial | None:
     print_table(f"{study.study_name}: the best of {len(trials)} trials, {len(rows)} of them complete", table)
     best = rows[0]
     if own := next((row for row in rows if row["baseline"]), None):
-        better = (
-            f"Trial {best['trial']} has {show_value(best[metric], metric)}" if best is not own else "None is better"
-        )
-        value = show_value(own[metric], metric)
-        console.print(f"Trial {own['trial']} is the config as it is: {metric} {value}. {better}.", soft_wrap=True)
+        own_value, best_value = (show_value(row[metric], metric) for row in (own, best))
+        better = "No trial was better" if own is best else f"Trial {best['trial']} has {best_value}"
+        console.print(f"Trial {own['trial']} is the config as it is: {metric} {own_value}. {better}.", soft_wrap=True)
     return trials[best["trial"]]
 
 
