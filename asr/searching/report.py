@@ -18,7 +18,7 @@ from asr.errors import first_line
 from asr.files import write_table
 from asr.searching.space import show_setting
 from asr.searching.study import by_place
-from asr.searching.trial import BASELINE, EPOCHS, LAST_VALUE, REASON, RUN_ID, SECONDS
+from asr.searching.trial import BASELINE, LAST_VALUE, REASON, RUN_ID, SECONDS
 
 SHOWN = 10  # trials in the table of the best trials
 PLOTS = ("optimization_history", "param_importances", "slice", "parallel_coordinate", "intermediate_values")
@@ -47,7 +47,7 @@ def trial_rows(study: optuna.Study, metric: str) -> list[dict[str, Any]]:
             "state": state_name(trial),
             metric: trial.value if trial.state == TrialState.COMPLETE else trial.user_attrs.get(LAST_VALUE),
             **{key: trial.params.get(key) for key in keys},
-            "epochs": trial.user_attrs.get(EPOCHS, 0),
+            "epochs": len(trial.intermediate_values),
             "seconds": round(trial.user_attrs.get(SECONDS, 0.0), 1),
             "baseline": BASELINE in trial.user_attrs,
             "reason": " ".join(trial.user_attrs.get(REASON, "").split()),

@@ -21,7 +21,7 @@ from asr.training.state import TrainState
 
 # Attributes of a trial in Optuna's storage. LAST_VALUE is study.metric in the last epoch; the value that Optuna gives
 # a pruned trial is study.pruned_by.
-EPOCHS, SECONDS, REASON, RUN_ID, BASELINE = "epochs", "seconds", "reason", "mlflow_run", "baseline"
+SECONDS, REASON, RUN_ID, BASELINE = "seconds", "reason", "mlflow_run", "baseline"
 LAST_VALUE = "last_value"
 
 
@@ -84,7 +84,6 @@ def train_trial(trial: optuna.Trial, number: int, search: Search, parent: str) -
             raise optuna.TrialPruned from stop
         finally:
             trial.set_user_attr(RUN_ID, tracked.run_id)
-            trial.set_user_attr(EPOCHS, state.epoch)
             trial.set_user_attr(LAST_VALUE, state.history[-1][metric] if state.history else None)
             trial.set_user_attr(SECONDS, sum(r["train_wall_seconds"] + r["dev_wall_seconds"] for r in state.history))
 
