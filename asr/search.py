@@ -33,8 +33,7 @@ from asr.searching.study import (
     storage_errors,
     validate_record,
 )
-from asr.searching.trial import Search
-from asr.searching.worker import Worker
+from asr.searching.trial import Search, Worker
 from asr.settings import check
 from asr.sweep import parent_tags
 from asr.tracking.run import Description, Destination, Run, open_run, short_name

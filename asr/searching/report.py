@@ -17,8 +17,7 @@ from asr.console import console, print_table
 from asr.errors import first_line
 from asr.files import write_table
 from asr.searching.space import show_setting
-from asr.searching.study import by_place
-from asr.searching.trial import BASELINE, LAST_VALUE, REASON, RUN_ID, SECONDS
+from asr.searching.study import BASELINE, LAST_VALUE, REASON, RUN_ID, SECONDS, by_place
 
 SHOWN = 10  # trials in the table of the best trials
 PLOTS = ("optimization_history", "param_importances", "slice", "parallel_coordinate", "intermediate_values")
