@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                 sys.exit(getattr(stop, "exit_code", 130))
             except MISTAKES as error:
                 _end(error, name)
+            except ValueError as error:
+                *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+                if not frame.f_globals["__name__"].startswith("hydra."):
+                    raise
+                fail_alike(f"{error}; see --help for the settings and --hydra-help for the flags")
             except (MemoryError, RuntimeError) as error:
                 if not (explained := explain_lost_memory(error)):
                     raise
@@ -158,9 +164,6 @@ def refuse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     flags = parser.parse_args(arguments)
     if flags.experimental_rerun:
         fail_alike("--experimental-rerun does not work here: the command of a run, in its plan.json, repeats it")
-    commands = [flags.cfg, flags.run, flags.multirun, flags.shell_completion, flags.info]
-    if sum(map(bool, commands)) > 1 or (flags.resolve and not (flags.cfg or flags.help)):
-        fail_alike("give one of --run, --multirun, --cfg, --info and --shell-completion; --resolve goes with --cfg")
     for override in OverridesParser.create().parse_overrides(flags.overrides):
         key, _, option = str(override.input_line).partition("=")
         typed: object = override.value()
@@ -193,7 +196,7 @@ def _explain(error: Exception, config_name: str) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return _no_such_option(group, option, error.options)
     message = str(error).split("Config search path:")[0]
-    key = re.search(r"Could not override '([^'=]+)'", message)
+    key = re.search(r"Could not override '([^'=@]+)'", message)
     if key is None:
         override = getattr(error, "override", None)  # which the messages of Hydra's parser do not name
         return (f"{override}: " if override else "") + re.sub(r"\s*\n\s*", " ", message.strip())
