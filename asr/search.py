@@ -4,7 +4,6 @@ python -m asr.search search=lr experiment=exp3 scale=mini data.root=outputs/corp
 python -m asr.search search=lr_range experiment=exp3
 """
 
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,7 @@ from asr.searching.study import (
     storage_errors,
     validate_record,
 )
-from asr.searching.trial import Search
-from asr.searching.worker import Worker
+from asr.searching.trial import Search, Worker
 from asr.settings import check
 from asr.sweep import parent_tags
 from asr.tracking.run import Description, Destination, Run, open_run, short_name
@@ -58,13 +56,8 @@ def run(config: DictConfig, job: Job) -> None:
     check(config, SEARCH)
     if config.fresh:
         raise InputError("fresh=true: a search cannot be started over; start another by study.name")
-    space = read_space(config, job.overrides)
-    name = config.study.name or Path(config.output_dir).name
-    if not re.fullmatch(r"[\w.+-]+", name):
-        raise InputError(
-            f"study.name={name}: it names a directory too, so it may hold only letters, digits and . _ + -"
-        )
-    search = Search(config, job._replace(name=name), space)
+    job = job._replace(name=config.study.name or Path(config.output_dir).name)
+    search = Search(config, job, read_space(config, job.overrides))
     if config.search.kind == "range":
         run_range_test(search)
     else:
@@ -73,7 +66,10 @@ def run(config: DictConfig, job: Job) -> None:
 
 
 def run_study(search: Search) -> None:
-    """Start or resume a study, train its trials and print the best; of a study that is complete only print it."""
+    """Start or resume a study, train its trials and print the best.
+
+    Of a study that has ended only the best is printed, unless it was stopped before its report.
+    """
     config, name = search.config, search.job.name
     quiet_optuna()
     if config.tracking.uri is None:
@@ -95,9 +91,9 @@ def run_study(search: Search) -> None:
     ended = states.total() >= settings.trials and not states["running"] + states["waiting"]
     if not ended:
         print_study_plan(search, study)
-    if config.dry_run:
-        return
-    if not (study and ended and is_current(study, directory)):  # else it was stopped before its report
+        if config.dry_run:
+            return
+    if not (study and ended and (config.dry_run or is_current(study, directory))):
         study = create_or_wait(storage, name, pruner)
         try:
             parent = open_parent(search, study, record)
@@ -134,7 +130,7 @@ def print_study_plan(search: Search, study: optuna.Study | None) -> None:
         try:
             run = build_experiment(training)
         except InputError as error:
-            tried = ", ".join(f"{key}={value}" for key, value in trial_settings(training, space).items())
+            tried = ", ".join(f"{key}={show_setting(value)}" for key, value in trial_settings(training, space).items())
             raise InputError(f"a trial at an edge of the space ({tried}) is invalid: {error}") from error
     trial = plan_facts(training, run, Path(config.output_dir))
     trial["training"] += "; a trial at the upper edge of the space"
@@ -143,27 +139,22 @@ def print_study_plan(search: Search, study: optuna.Study | None) -> None:
 
 def study_facts(search: Search, study: optuna.Study | None) -> dict[str, str]:
     """Return the lines of the plan about the study."""
-    settings, first = search.config.study, max(1, search.config.study.warmup_epochs)
+    settings = search.config.study
     states = ", ".join(f"{count} {state}" for state, count in count_states(study).items()) or "none started yet"
+    baseline = "none: the space does not contain the config's own values" if settings.baseline else "none"
     if own := search.baseline():
         values = ", ".join(f"{key}={show_setting(value)}" for key, value in own.items())
-        compared = f"trial 0 has the config's own values: {values}; it is never pruned"
-    else:
-        compared = "none: the space does not contain the config's own values" if settings.baseline else "none"
-    pruners = {
-        "median": f"median: ends a trial whose {settings.pruned_by} is worse than the median of complete trials at the "
-        f"same epoch; from epoch {first} on, once {settings.startup_trials} trials are complete",
-        "hyperband": f"hyperband: trials with a better {settings.pruned_by} get more epochs, each at least {first}",
-        "none": "none: every trial runs to its end",
-    }
+        baseline = f"trial 0 has the config's own values: {values}; it is never pruned"
+    pruner = f"{settings.pruner}, by {settings.pruned_by}, not before epoch {max(1, settings.warmup_epochs)}"
+    if settings.pruner == "median":
+        pruner += f", once {settings.startup_trials} trials are complete"
     return {
         "study": f"{mask(settings.storage)}: {settings.trials} trials in all, {states}",
         **search.space.facts(),
-        "baseline": compared,
-        "minimised": f"{settings.metric} in the epoch with the lowest dev_{search.config.monitor}; no test part is "
-        "scored",
+        "baseline": baseline,
+        "minimised": f"{settings.metric} in the epoch with the lowest dev_{search.config.monitor}; no test is scored",
         "sampler": f"TPE, seed {settings.seed}; the first {settings.random_trials} trials are drawn at random",
-        "pruner": pruners[settings.pruner],
+        "pruner": "none: every trial runs to its end" if settings.pruner == "none" else pruner,
     }
 
 

@@ -51,9 +51,9 @@ def test_runs_side_by_side_save_and_end_with_their_sweep(number, code, corpus, t
     wait_for(lambda: len(list(runs.glob("*/last.pt"))) == 2, "both save an epoch")
     processes = psutil.Process(sweep.pid).children(recursive=True)
     os.kill(sweep.pid, number)
-    output, _ = sweep.communicate(timeout=30)
+    output, _ = sweep.communicate(timeout=120)
     assert sweep.returncode == code
-    assert not psutil.wait_procs(processes, timeout=15)[1]
+    assert not psutil.wait_procs(processes, timeout=60)[1]
     assert output.count("Stopped by SIGTERM after step") == 2
     assert len(list(runs.iterdir())) == 2, "the third never begins"
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")

@@ -61,8 +61,8 @@ def identifying_overrides(overrides: Sequence[str]) -> list[str]:
     Sorting is stable, so the last of two values for one key still wins.
     """
     order = {"experiment": 0, "scale": 1}
-    kept = [(override_key(o), o) for o in overrides if not within(override_key(o), EXECUTION_KEYS)]
-    return [override for key, override in sorted(kept, key=lambda pair: (order.get(pair[0], 2), pair[0]))]
+    kept = [override for override in overrides if not within(override_key(override), EXECUTION_KEYS)]
+    return sorted(kept, key=lambda override: (order.get(override_key(override), 2), override_key(override)))
 
 
 def run_name(overrides: Sequence[str], experiment: str | None = None) -> str:
@@ -76,8 +76,8 @@ def run_name(overrides: Sequence[str], experiment: str | None = None) -> str:
     parts = []
     for override in identifying_overrides(overrides):
         key, value = override_key(override), override.partition("=")[2]
-        # Of a path the last folder is enough; of a checkpoint also its file, since every run has a best.pt. Runs
-        # whose names are equal all the same are told apart when their configs are compared.
+        # A path is named by its last folder, and a checkpoint by its file too, since every run has a best.pt. Runs
+        # whose names are still equal are distinguished when their configs are compared.
         value = "-".join(value.rstrip("/").split("/")[-2 if value.endswith(".pt") else -1 :])
         parts.append(value if key == "experiment" else f"{key}-{value}")
     name = re.sub(r"[^\w.+-]+", "_", "+".join(parts)) or "default"

@@ -1,5 +1,6 @@
 """The rule of each setting of asr.train and asr.search; models, features and torch's classes check their own."""
 
+import re
 from dataclasses import fields
 
 from asr.settings import (
@@ -13,6 +14,7 @@ from asr.settings import (
     STRING,
     STRINGS,
     SWITCH,
+    Rule,
     Rules,
     one_of,
     whole,
@@ -68,10 +70,14 @@ TRAIN: Rules = {
     "data.max_characters": whole(1).or_null,
     "data.eval_utterances": whole(1).or_null,
 }
+FILE_NAME = Rule(
+    "letters, digits and . _ + - alone, as a directory is named after it",
+    lambda value: isinstance(value, str) and re.fullmatch(r"[\w.+-]+", value) is not None,
+)
 SEARCH: Rules = {
     "search.kind": one_of("study", "range"),
     "search.space": GROUP,
-    "study.name": STRING.or_null,
+    "study.name": FILE_NAME.or_null,
     "study.storage": STRING,
     "study.trials": whole(1),
     "study.metric": one_of(*METRICS),

@@ -168,17 +168,16 @@ def plot_curve(curve: Curve) -> Figure:
 
 
 def print_suggestion(curve: Curve, high: float) -> None:
-    """Print the suggested rate, and the rules by which it was chosen."""
-    reason = (
-        "a tenth of the rate at which the loss diverges" if curve.diverged_at else "the smoothed loss falls fastest"
-    )
-    steepest, none = curve.steepest, "none: the loss falls nowhere; try another low and high, or more steps"
+    """Print the suggested rate, and the rule by which it was chosen."""
+    rule = "a tenth of the rate at which the loss diverges" if curve.diverged_at else "the smoothed loss falls fastest"
+    suggested = "none: the loss falls nowhere; try another low and high, or more steps"
+    if rate := curve.suggestion:
+        suggested = f"{rate:.2g} as the highest rate: {rule} (Smith 2015, Cyclical Learning Rates, section 3.3)"
+    steepest = curve.steepest
     print_facts(
         {
-            "suggestion": f"{rate:.2g} as the highest rate: {reason}" if (rate := curve.suggestion) else none,
+            "suggestion": suggested,
             "diverges": f"at {curve.diverged_at:.2g}" if curve.diverged_at else f"not up to {high:g}",
             "falls fastest": f"at {steepest:.2g}; with CTC that is the fall to all blanks" if steepest else "nowhere",
-            "source": "Smith 2015, Cyclical Learning Rates, section 3.3: the range from where the loss begins to fall "
-            "to where it becomes ragged; common choices are the steepest descent and a tenth of the diverging rate",
         }
     )

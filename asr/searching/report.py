@@ -1,26 +1,23 @@
-"""The results of a study: a line per trial, the best trials, trials.tsv, and Optuna's plots as PNGs and a page."""
+"""The results of a study: a line per trial, the best trials, trials.tsv, and Optuna's plots."""
 
 import csv
 import logging
 import warnings
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import optuna
-import optuna.visualization.matplotlib as matplotlib_plots
-from optuna import visualization as plotly_plots
 from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization import matplotlib as visualization
 from rich.table import Table
 
 from asr.console import console, print_table
 from asr.errors import first_line
 from asr.files import write_table
 from asr.searching.space import show_setting
-from asr.searching.study import by_place
-from asr.searching.trial import BASELINE, EPOCHS, LAST_VALUE, REASON, RUN_ID, SECONDS
+from asr.searching.study import BASELINE, LAST_VALUE, REASON, RUN_ID, SECONDS, by_place
 
 SHOWN = 10  # trials in the table of the best trials
 PLOTS = ("optimization_history", "param_importances", "slice", "parallel_coordinate", "intermediate_values")
@@ -49,7 +46,7 @@ def trial_rows(study: optuna.Study, metric: str) -> list[dict[str, Any]]:
             "state": state_name(trial),
             metric: trial.value if trial.state == TrialState.COMPLETE else trial.user_attrs.get(LAST_VALUE),
             **{key: trial.params.get(key) for key in keys},
-            "epochs": trial.user_attrs.get(EPOCHS, 0),
+            "epochs": len(trial.intermediate_values),
             "seconds": round(trial.user_attrs.get(SECONDS, 0.0), 1),
             "baseline": BASELINE in trial.user_attrs,
             "reason": " ".join(trial.user_attrs.get(REASON, "").split()),
@@ -81,21 +78,16 @@ def print_best(study: optuna.Study, metric: str) -> FrozenTrial | None:
         table.add_row(*(show_value(row[name], name) if name == metric else show_setting(row[name]) for name in columns))
     print_table(f"{study.study_name}: the best of {len(trials)} trials, {len(rows)} of them complete", table)
     best = rows[0]
-    for row in rows:
-        if row["baseline"]:
-            better = f"Trial {best['trial']} has {show_value(best[metric], metric)}"
-            console.print(
-                f"Trial {row['trial']} is the config as it is: {metric} {show_value(row[metric], metric)}. "
-                f"{better if best is not row else 'No trial was better'}.",
-                soft_wrap=True,
-            )
+    if own := next((row for row in rows if row["baseline"]), None):
+        own_value, best_value = (show_value(row[metric], metric) for row in (own, best))
+        better = "No trial was better" if own is best else f"Trial {best['trial']} has {best_value}"
+        console.print(f"Trial {own['trial']} is the config as it is: {metric} {own_value}. {better}.", soft_wrap=True)
     return trials[best["trial"]]
 
 
 def is_current(study: optuna.Study, directory: Path) -> bool:
-    """Return whether the report in the directory covers all trials of the study."""
-    page, table = directory / "study.html", directory / "trials.tsv"
-    if not (page.is_file() and table.is_file()):
+    """Return whether the table in the directory covers all trials of the study."""
+    if not (table := directory / "trials.tsv").is_file():
         return False
     with open(table, newline="") as file:
         written = [row["state"] for row in csv.DictReader(file, delimiter="\t")]
@@ -103,38 +95,32 @@ def is_current(study: optuna.Study, directory: Path) -> bool:
 
 
 def write_report(study: optuna.Study, directory: Path, metric: str) -> list[Path]:
-    """Write trials.tsv, PLOT.png and study.html; print a line for each plot that cannot be drawn."""
-    trials = by_place(study)
-    written = [write_table(trial_rows(study, metric), directory / "trials.tsv")]
+    """Write PLOT.png for each of PLOTS, then trials.tsv; print a line for each plot that cannot be drawn."""
+    trials, written = by_place(study), []
+    directory.mkdir(parents=True, exist_ok=True)
     numbered = optuna.create_study(study_name=study.study_name, direction=study.direction)
     numbered.add_trials(trials.values())  # their numbers are then those of the table
     complete = sum(trial.state == TrialState.COMPLETE for trial in trials.values())
-    divisions: list[str] = []
     for name in PLOTS:
-        named = {} if name == "intermediate_values" else {"target_name": metric}
         needed = 2 if name == "param_importances" else 1
         if complete < needed:  # Optuna would draw an empty plot
             console.print(f"No plot of {name}: it needs {needed} complete trials, there are {complete}")
             continue
         try:
-            written.append(write_plot(numbered, name, directory / f"{name}.png", named))
-            figure = getattr(plotly_plots, f"plot_{name}")(numbered, **named)
-            divisions.append(figure.to_html(full_html=False, include_plotlyjs=not divisions))
+            written.append(write_plot(numbered, name, directory / f"{name}.png", metric))
         except (ValueError, RuntimeError) as error:
             console.print(f"No plot of {name}: {first_line(error)}")
-    page, title = directory / "study.html", escape(study.study_name)
-    body = "\n".join(divisions) or "<p>No trial was complete.</p>"
-    page.write_text(f"<!doctype html><meta charset=utf-8><title>{title}</title><h1>{title}</h1>\n{body}\n")
-    return [*written, page]
+    return [*written, write_table(trial_rows(study, metric), directory / "trials.tsv")]
 
 
-def write_plot(study: optuna.Study, name: str, path: Path, named: dict[str, str]) -> Path:
+def write_plot(study: optuna.Study, name: str, path: Path, metric: str) -> Path:
     """Write a plot of Optuna's as a PNG, undoing its changes to pyplot's style and figures."""
+    named = {} if name == "intermediate_values" else {"target_name": metric}
     plt.switch_backend("Agg")
     logging.getLogger("matplotlib.category").setLevel(logging.WARNING)  # Optuna plots numeric choices as categories
     with plt.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib's, about the layouts that Optuna chose
-        figure = np.ravel(getattr(matplotlib_plots, f"plot_{name}")(study, **named))[0].figure
+        figure = np.ravel(getattr(visualization, f"plot_{name}")(study, **named))[0].figure
         figure.savefig(path, dpi=100, bbox_inches="tight")
         plt.close(figure)
     return path

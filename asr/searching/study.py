@@ -26,7 +26,10 @@ from asr.settings import differences
 
 # Attributes of a study: the config that it was started with, and its MLflow run by tracking.uri.
 RECORD, RUNS = "record", "mlflow_runs"
-SURPLUS = "surplus"  # attribute of a trial that gave way: two processes started the last one at the same moment
+# Attributes of a trial. SURPLUS: it gave way, as two processes started the last one at the same moment. LAST_VALUE:
+# study.metric in the last epoch; the value that Optuna gives a pruned trial is study.pruned_by.
+SECONDS, REASON, RUN_ID, BASELINE = "seconds", "reason", "mlflow_run", "baseline"
+SURPLUS, LAST_VALUE = "surplus", "last_value"
 SILENT_HEARTBEATS = 3  # a trial counts as dead after so many missing heartbeats
 WAIT_FOR_RECORD_SECONDS = 60.0
 

@@ -24,7 +24,7 @@ from asr import cli, search, train
 from asr.config.naming import Job, study_name
 from asr.config.rules import METRICS
 from asr.errors import InputError
-from asr.searching import range_test, space, study, trial, worker
+from asr.searching import range_test, space, study, trial
 from asr.searching import report as study_report
 from asr.training import checkpoint
 
@@ -66,7 +66,7 @@ def logged(folder):
     return client, parent, sorted(children, key=lambda run: int(run.data.tags["trial"]))
 
 
-class FunctionWorker(worker.Worker):
+class FunctionWorker(trial.Worker):
     """Train trials by a function, and collect those that ended."""
 
     def __init__(self, searched, total, function, seed=1, random_trials=2):
@@ -155,12 +155,9 @@ def test_mlflow_has_the_study_over_its_trials(searched):
     assert float(children[1].data.params["optimizer.lr"]) == stored(searched.folder)[1].params["optimizer.lr"]
     assert children[1].data.metrics["objective"] == pytest.approx(stored(searched.folder)[1].value)
     plots = ("optimization_history", "param_importances", "slice", "parallel_coordinate", "intermediate_values")
-    names = {"trials.tsv", "study.html", *(f"{plot}.png" for plot in plots)}
+    names = {"trials.tsv", *(f"{plot}.png" for plot in plots)}
     assert names <= {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert names <= {path.name for path in (searched.folder / "tried").iterdir()}
-    page = (searched.folder / "tried" / "study.html").read_text()
-    assert page.count('class="plotly-graph-div"') == len(plots)
-    assert "<script src" not in page  # it opens offline
 
 
 def test_the_table_has_a_row_for_each_trial(searched):
@@ -248,7 +245,7 @@ def test_trials_that_are_pruned_or_diverge_are_marked_and_the_study_continues(co
     (record,) = map(json.loads, (tmp_path / "tried" / "trial-0001" / "history.jsonl").read_text().splitlines())
     assert hopeless.intermediate_values[1] == record["dev_loss"]
     assert wild.state.name == "PRUNED"
-    assert wild.user_attrs[trial.REASON] == "diverged after epoch 1: dev_loss is nan"
+    assert wild.user_attrs[study.REASON] == "diverged after epoch 1: dev_loss is nan"
     children = logged(tmp_path)[2]
     assert [child.info.status for child in children] == ["FINISHED", "KILLED", "FAILED"]
     assert children[1].data.tags["pruned"] == "after epoch 1"
@@ -263,7 +260,7 @@ def test_a_study_without_a_complete_trial_says_so(tmp_path, capsys):
     study.quiet_optuna()
     nothing = optuna.create_study()
     files = study_report.write_report(nothing, tmp_path, "dev_cer")
-    assert [file.name for file in files] == ["trials.tsv", "study.html"]
+    assert [file.name for file in files] == ["trials.tsv"]
     assert study_report.print_best(nothing, "dev_cer") is None
     printed = capsys.readouterr().out
     assert "No plot of param_importances: it needs 2 complete trials, there are 0" in printed
@@ -353,7 +350,7 @@ def test_two_processes_share_a_study(corpus, tmp_path, no_plots):
     trials = stored(tmp_path)
     assert Counter(one.state.name for one in trials.values()) == {"COMPLETE": 5}
     assert len({one.params["optimizer.lr"] for one in trials.values()}) == 5
-    assert [number for number, one in trials.items() if trial.BASELINE in one.user_attrs] == [0]
+    assert [number for number, one in trials.items() if study.BASELINE in one.user_attrs] == [0]
     assert len(list((tmp_path / "tried").glob("trial-*"))) == 5
     _, parent, runs = logged(tmp_path)
     assert (parent.info.status, [run.data.tags["trial"] for run in runs]) == ("FINISHED", list(map(str, trials)))
