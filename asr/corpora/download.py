@@ -68,16 +68,15 @@ class Archive:
             partial = self.path.with_name(self.path.name + ".partial")
             self._receive_all(partial, progress, wait_seconds)
             partial.rename(self.path)
-        if self.md5:
-            with self.path.open("rb") as file:
-                actual = hashlib.file_digest(file, "md5").hexdigest()
-            if actual != self.md5:
-                if download:
-                    self.path.unlink()
-                raise InputError(
-                    f"{self.path} is corrupted: its MD5 is {actual}, not {self.md5}; "
-                    f"{'' if download else 'delete it and '}run again, with base_url set to a mirror if it fails again"
-                )
+        with self.path.open("rb") as file:
+            actual = hashlib.file_digest(file, "md5").hexdigest()
+        if self.md5 not in (None, actual):
+            if download:
+                self.path.unlink()
+            raise InputError(
+                f"{self.path} is corrupted: its MD5 is {actual}, not {self.md5}; "
+                f"{'' if download else 'delete it and '}run again, with base_url set to a mirror if it fails again"
+            )
         return download
 
     def _receive_all(self, partial: Path, progress: Progress, wait_seconds: float) -> None:

@@ -3,6 +3,8 @@
 from glob import escape
 from pathlib import Path
 
+from fsspec.core import url_to_fs
+
 from asr.corpora.index import PartSummary, Progress
 from asr.corpora.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import InputError, first_line
@@ -16,9 +18,9 @@ def pack(root: str, manifests: str, part: str, to: Path, shard_mb: float, progre
     raises:   InputError if `to` is the root itself, audio is missing, or something cannot be written
     """
     folder = to / "manifests"
-    if to.resolve() == Path(root).resolve() or folder.resolve() == Path(manifests).resolve():
-        raise InputError(f"to={to} is the root itself; choose another folder for the packed corpus")
     rows = list(read_manifest(root, manifests, part))
+    if _place(root) == _place(str(to)) or _place(manifests) == _place(str(folder)):
+        raise InputError(f"to={to} is the root itself; choose another folder for the packed corpus")
     packed: list[Utterance] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +46,11 @@ def pack(root: str, manifests: str, part: str, to: Path, shard_mb: float, progre
             "that can be written and has room"
         ) from error
     return PartSummary(part, read_manifest(str(to), str(folder), part), 0)
+
+
+def _place(url: str) -> tuple[type, Path]:
+    file_system, path = url_to_fs(url)
+    return type(file_system), Path(path).resolve()
 
 
 def _moved(one: Utterance, path: str, offset: int, size: int) -> Utterance:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import sys
 from itertools import islice
@@ -161,15 +162,32 @@ def test_packing_again_leaves_no_shard_of_before_and_no_other_part_is_touched(
     assert other.exists()
 
 
-@pytest.mark.parametrize("to", ["", "/../{name}", "/elsewhere"])
+@pytest.mark.parametrize(
+    ("root", "to", "manifests"),
+    [
+        ("{corpus}", "{corpus}", "{corpus}/manifests"),
+        ("file://{corpus}", "{corpus}/../{corpus.name}", "{corpus}/manifests"),
+        ("{corpus}", "{link}", "{corpus}/manifests"),
+        ("{corpus}", "{link.parent}/elsewhere", "{link.parent}/elsewhere/manifests"),
+    ],
+    ids=["same", "as an address", "by a link", "same manifests"],
+)
 def test_a_root_is_not_packed_into_itself(
-    to: str, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    shared = [f"manifests={corpus}/elsewhere/manifests"] if to == "/elsewhere" else []
+    root: str, to: str, manifests: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    link = tmp_path / "link"
+    link.symlink_to(corpus)
+    shutil.copytree(corpus / "manifests", tmp_path / "elsewhere/manifests")
+    settings = {"root": root, "to": to, "manifests": manifests}
     with pytest.raises(SystemExit):
-        call(monkeypatch, f"root={corpus}", "part=dev-clean", f"to={corpus}{to.format(name=corpus.name)}", *shared)
+        call(monkeypatch, "part=dev-clean", *(f"{k}={v.format(corpus=corpus, link=link)}" for k, v in settings.items()))
     assert "is the root itself; choose another folder" in capsys.readouterr().err
-    assert len(read(corpus, "dev-clean")) == 6
+    assert (
+        len(read(corpus, "dev-clean"))
+        == len(read_manifest(str(corpus), f"{tmp_path}/elsewhere/manifests", "dev-clean"))
+        == 6
+    )
 
 
 def test_what_cannot_be_written_is_said(
