@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
 
 from asr.settings import as_typed
 
@@ -103,7 +104,10 @@ def _value(config: DictConfig, key: str) -> str | None:
         return None
     if OmegaConf.is_missing(node, name):
         return "=(required)"
-    value = node[name]
+    try:
+        value = node[name]
+    except InterpolationToMissingValueError:  # it follows a setting that must be given
+        return ""
     if OmegaConf.is_list(value) and not any(OmegaConf.is_config(item) for item in value):
         return f"=[{','.join(map(str, value))}]"
     if OmegaConf.is_config(value):

@@ -29,6 +29,8 @@ def measure(path: Path, verify: bool) -> tuple[int, int]:
             if len(audio.read(1)) != 1:
                 raise AudioError("cut off: its last sample is missing")
             size = audio.frames, audio.samplerate
+            if audio.format == "WAV" and path.stat().st_size < _declared_bytes(path):
+                raise AudioError("cut off: it ends before the samples that its header declares")
         if verify and not decode(path.read_bytes(), *size).any():
             raise AudioError("nothing but silence")
         return size
@@ -60,6 +62,15 @@ def decode(content: bytes, num_samples: int, sample_rate: int) -> np.ndarray:
     if hides_samples(content):
         raise AudioError(f"more samples than the {num_samples:,} that its header declares")
     return samples
+
+
+def _declared_bytes(path: Path) -> int:
+    """Return how long a WAV file must be to hold its samples, which libsndfile does not check. source: RIFF"""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    place = head.find(b"data")
+    size = int.from_bytes(head[place + 4 : place + 8], "little")
+    return 0 if place < 0 or size == 0xFFFFFFFF else place + 8 + size  # written by a stream: its length is not known
 
 
 def _opened(file: Path | IO[bytes]) -> soundfile.SoundFile:

@@ -62,6 +62,12 @@ def _found(cut: Any, root: Path, folder: str) -> Found | str:
         return "no text"
     if not cut.has_recording:
         return "no recording"
+    tracks = [track.cut for track in getattr(cut, "tracks", [])] or [cut]
+    recordings = filter(None, (getattr(track, "recording", None) for track in tracks))
+    if others := {source.type for recording in recordings for source in recording.sources} - {"file", "memory"}:
+        return (
+            f"audio of type {', '.join(sorted(others))}, must be a file: lhotse would run a command or open an address"
+        )
     try:
         path = _whole_file(cut, root) or _written(cut, root, folder)
     except Exception as error:  # lhotse reads fields of any type, and fails later

@@ -75,7 +75,8 @@ class Utterance:
         """Return the content of the audio file."""
         file_system, root = url_to_fs(self.root)
         start = self.offset
-        return file_system.cat_file(posixpath.join(root, self.path), start, start and start + (self.bytes or 0))
+        end = None if start is None else start + (self.bytes or 0)
+        return file_system.cat_file(posixpath.join(root, self.path), start, end)
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,10 @@ def prepare_command(root: str, manifests: str, part: str) -> str:
     folder, parts, hint = Path(root), f" parts=[{part}]", ""
     if folder.name == "synthetic" or any(folder.glob("*/synthetic.json")):  # written by its generator
         corpus = "synthetic"
+    elif any(folder.glob("*.pack")):
+        return (
+            f"python -m asr.prepare pack part={part} root=ROOT to={root}, where ROOT holds the files that were packed"
+        )
     elif folder.name == "an4" or (folder / "etc/an4_train.fileids").exists():
         corpus, parts = "an4", ""
     elif part in ("train-clean-5", "dev-clean-2"):
@@ -245,9 +250,7 @@ def _problem(utterances: Utterances) -> str:
     rules = {
         f"a sample rate that is not from {low:,} to {high:,} Hz": pc.or_(pc.less(rates, low), pc.greater(rates, high)),
         "no samples": pc.less(table["num_samples"], 1),
-        "a path outside the root": pc.match_substring_regex(
-            table["path"], r"^[/\\]|(^|[/\\])\.\.([/\\]|$)|\x00|://|::"
-        ),
+        "a path outside the root": pc.match_substring_regex(table["path"], r"^[/\\]|(^|[/\\])\.\.([/\\]|$)|\x00"),
         "an offset without bytes, or bytes without offset": pc.xor(table["offset"].is_null(), table["bytes"].is_null()),
         "an offset or a number of bytes below 0": pc.or_(pc.less(table["offset"], 0), pc.less(table["bytes"], 1)),
     }

@@ -190,7 +190,7 @@ IN_A_MANIFEST: dict[str, list[dict[str, Any]]] = {
     "a path into a parent folder": [{"path": "b/../../a.wav"}],
     "an absolute path": [{"path": "/etc/passwd"}],
     "an address for a path": [{"path": "http://host/a"}],
-    "a chained address": [{"path": "zip::a.zip"}],
+    "a chained address": [{"path": "zip::a.wav"}],
     "NUL in a path": [{"path": "a\0b"}],
     "no samples": [{"num_samples": 0}],
     "sample rate of 1 Hz": [{"sample_rate": 1}],

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from asr.corpora import index
+from asr.corpora.audio_files import AudioError, measure
 from asr.corpora.index import Index, PartSummary, Progress
 from asr.corpora.librispeech import find_utterances
 from asr.data.audio import load_audio
@@ -193,6 +194,35 @@ def test_every_flaw_is_rejected_with_its_reason_and_nothing_is_lost(root: Path, 
         assert reasons[id].startswith(reason)
     paths = [json.loads(line)["path"] for line in (tmp_path / "dev-clean.rejected.jsonl").read_text().splitlines()]
     assert all((root / path).is_file() for path in paths)
+
+
+@pytest.mark.parametrize("name", ["a::b", "file:--x"])
+def test_a_folder_with_colons_in_its_name_is_read_like_any_other(name: str, tmp_path: Path) -> None:
+    """fsspec would take :: for a chain of addresses."""
+    folder = tmp_path / "dev-clean" / name / "1"
+    write_audio(folder / "7-1-0000.flac")
+    (folder / "7-1.trans.txt").write_text("7-1-0000 HELLO\n")
+    (one,) = index_part(tmp_path, "dev-clean", tmp_path / "manifests", 1).utterances
+    assert len(load_audio(one, 16_000)) == 8_000
+
+
+@pytest.mark.parametrize("channels_and_type", [("PCM_16", False), ("FLOAT", False), ("PCM_16", True)])
+def test_a_wav_file_that_is_cut_off_is_rejected(channels_and_type: tuple[str, bool], tmp_path: Path) -> None:
+    """libsndfile shortens it and says nothing. A stream's header declares no length."""
+    subtype, streamed = channels_and_type
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 8_000), 16_000, subtype=subtype)
+    assert measure(path, verify=True) == (8_000, 16_000)
+    content = bytearray(path.read_bytes())
+    if streamed:
+        place = content.find(b"data")
+        content[place + 4 : place + 8] = b"\xff" * 4
+        path.write_bytes(content)
+        assert measure(path, verify=True) == (8_000, 16_000)
+    else:
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(AudioError, match="cut off"):
+            measure(path, verify=False)
 
 
 @pytest.mark.parametrize("flaw", ["silence", "hole"])

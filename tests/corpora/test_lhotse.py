@@ -152,6 +152,24 @@ def test_what_cannot_be_used_is_listed_and_the_rest_is_kept(tmp_path: Path) -> N
     assert found == dict(re.findall(r"^\| (.+?) \| `(.+)` \|$", section, re.MULTILINE))
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_cut_set_runs_no_command(mixed: bool, tmp_path: Path) -> None:
+    """lhotse runs one where a source is of type command; files from elsewhere are data."""
+    audio = recording(tmp_path / "a.wav")
+    hostile = make_cut("hostile", recording(tmp_path / "b.wav"))
+    hostile.recording.sources[0].type = "command"
+    hostile.recording.sources[0].source = f"touch {tmp_path}/was_run; cat {tmp_path}/b.wav"
+    if mixed:
+        hostile = make_cut("hostile", audio).mix(hostile)
+        hostile.id = "hostile"
+        hostile.tracks[1].cut.supervisions = []
+    prepared(tmp_path, make_cut("good", audio), hostile)
+    assert list(kept(tmp_path)) == ["good"]
+    (reason,) = reasons(tmp_path)
+    assert "audio of type command, must be a file" in reason
+    assert not (tmp_path / "was_run").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
