@@ -50,7 +50,7 @@ def find_chapters(root: Path, part: str) -> list[Chapter]:
         there = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else None
         found = "does not exist" if there is None else f"has no folder {part}, only {', '.join(there) or 'nothing'}"
         raise InputError(
-            f"root={root} {found}; set root to the folder that holds the parts, or download=true for one that can be "
+            f"root={root} {found}; set root to the folder that holds {part}, or download=true for a part that can be "
             f"downloaded: {', '.join(PARTS)}"
         )
     chapters = []

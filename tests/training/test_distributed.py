@@ -291,13 +291,14 @@ def test_torchrun_ends_when_a_process_is_killed(folder, corpus):
     assert checkpoint.load(folder / "killed" / "last.pt").progress["step"] == 3
 
 
-def test_a_multirun_trains_run_by_run_and_tells_a_mistake_once(folder, corpus, tmp_path, monkeypatch, capfd):
-    """The second of three has no data; all processes go on to the third."""
+def test_a_multirun_of_which_one_run_has_no_data_is_refused_by_all_and_told_once(
+    folder, corpus, tmp_path, monkeypatch, capfd
+):
+    """Before the first of three is trained."""
     parts = "data.train=[train-clean-100],[train-clean-7],[train-clean-360]"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["asr.train", "-m", parts, *overrides(corpus, folder), "workers=1"])
     assert in_processes(train.main) == [2, 2]
     told = capfd.readouterr()
     assert (told.out + told.err).count("error: part 'train-clean-7' has no manifest") == 1
-    assert len(list((tmp_path / "outputs" / "runs").glob("*/results.json"))) == 2
-    assert told.out.count("best.pt on the test parts") == 2
+    assert not list((tmp_path / "outputs").rglob("*"))

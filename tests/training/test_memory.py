@@ -25,7 +25,7 @@ from asr.training.step import train_step
 
 
 def test_a_step_leaves_no_tensor_to_the_garbage_collector(config):
-    """It runs seldom (asr/__init__.py): what only it could free would fill the memory."""
+    """What only the collector could free would fill the memory until it runs."""
     session = build_experiment(config("augment=wave_spec", "model.gru_layers=2"))
     dataset = session.recognizer.dataset(session.augment, 1)
     batches = training_batches(dataset, session.batches, Position(0, 0), 0, False)
