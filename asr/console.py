@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from asr.metrics import ErrorRates
@@ -31,12 +32,8 @@ class PartPlan(NamedTuple):
 
 def print_plan(title: str, parts: Sequence[PartPlan], facts: Mapping[str, str]) -> None:
     """Print the data part by part, then everything else that the run is about to do."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("data")
-    table.add_column("part")
-    table.add_column("utterances", justify="right")
-    table.add_column("hours", justify="right")
-    table.add_column("dropped")
+    right = partial(Column, justify="right")
+    table = Table("data", "part", right("utterances"), right("hours"), "dropped", box=None, pad_edge=False)
     for part in parts:
         table.add_row(part.role, part.source, f"{part.utterances:,}", f"{part.hours:.2f}", part.dropped)
     print_table(title, table)
@@ -44,7 +41,7 @@ def print_plan(title: str, parts: Sequence[PartPlan], facts: Mapping[str, str]) 
 
 
 def print_table(title: str, table: Table) -> None:
-    """Print a table below its title, which is never wrapped: as rich's own title it would be, to the table's width."""
+    """Print a table below its title, which rich's own title would wrap to the table's width."""
     console.print(title, style="bold", soft_wrap=True)
     console.print(table)
 
@@ -82,22 +79,13 @@ def progress_bar() -> Progress:
 
 def print_results(title: str, results: Mapping[str, ErrorRates]) -> None:
     """Print the word and character error rates of each part: of the corpus, and as the mean over utterances."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("part")
-    for name in ("utterances", "WER", "CER", "sub", "del", "ins", "mean WER", "mean CER"):
-        table.add_column(name, justify="right")
+    names = ("utterances", "WER", "CER", "sub", "del", "ins", "mean WER", "mean CER")
+    table = Table("part", *(Column(name, justify="right") for name in names), box=None, pad_edge=False)
     for part, rates in results.items():
         words = rates.words
-        edits = (words.substitutions, words.deletions, words.insertions)
-        table.add_row(
-            part,
-            f"{rates.utterances:,}",
-            Text(f"{rates.words.rate:.2%}", "bold"),
-            f"{rates.characters.rate:.2%}",
-            *(f"{count:,}" for count in edits),
-            f"{rates.mean_wer:.2%}",
-            f"{rates.mean_cer:.2%}",
-        )
+        counts = [f"{count:,}" for count in (rates.utterances, words.substitutions, words.deletions, words.insertions)]
+        wer, *others = [f"{r:.2%}" for r in (words.rate, rates.characters.rate, rates.mean_wer, rates.mean_cer)]
+        table.add_row(part, counts[0], Text(wer, "bold"), others[0], *counts[1:], *others[1:])
     print_table(title, table)
     console.print(
         "WER and CER are of the corpus (all edits over all words or characters); the means are over utterances, "

@@ -1,27 +1,32 @@
 """python -m asr.evaluate: word and character error rates of a checkpoint on parts of a corpus.
 
 python -m asr.evaluate checkpoint=outputs/runs/quickstart/best.pt data=synthetic
+python -m asr.evaluate checkpoint=outputs/runs/model-conv_net/best.pt model=conv_net --config-dir conf
 """
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from asr.artifacts.error_table import error_rows
 from asr.cli import entry_point
-from asr.config.build import build_compute
+from asr.config.build import build_compute, make
 from asr.console import console, print_results
 from asr.data.parts import load_parts
 from asr.errors import InputError
 from asr.files import write_json, write_table
 from asr.metrics import ErrorRates
-from asr.settings import GROUP, POSITIVE, STRING, STRINGS, Rules, check, one_of, whole
+from asr.models.recognizer import Recognizer
+from asr.settings import GROUP, POSITIVE, STRING, STRINGS, Rules, check, differences, one_of, whole
 from asr.training import checkpoint
-from asr.training.checkpoint import from_checkpoint
+from asr.training.checkpoint import Checkpoint, from_checkpoint
 from asr.training.evaluation import score_parts
 
 RULES: Rules = {
     "data": GROUP,
+    "model": GROUP.or_null,
     "data.root": STRING,
     "data.manifests": STRING,
     "checkpoint": STRING,
@@ -49,7 +54,7 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     check(config, RULES)
     path = Path(config.checkpoint)
     saved = checkpoint.load(path)
-    recognizer = from_checkpoint(saved, path)
+    recognizer = load_recognizer(config, saved, path)
     compute = build_compute(config.device, config.precision)
     recognizer.model.to(compute.device)
     parts = dict(load_parts(config.data, config.parts))
@@ -60,6 +65,22 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     results = {part: evaluation.rates for part, evaluation in evaluations.items()}
     write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
     return results
+
+
+def load_recognizer(config: DictConfig, saved: Checkpoint, path: Path) -> Recognizer:
+    """Build the checkpoint's DeepSpeech2 or, where `model` names a model of one's own, that one, with its weights.
+
+    raises: InputError if the checkpoint was trained with other settings of the model, or does not fit
+    """
+    if (own := config.get("model")) is None:
+        return from_checkpoint(saved, path)
+    settings: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
+    if differing := differences({"model": saved.config.get("model")}, {"model": settings}, ignore=()):
+        raise InputError(
+            f"checkpoint {path} was trained with another model ({'; '.join(differing)}): give the model and its "
+            "settings as in its training"
+        )
+    return from_checkpoint(saved, path, partial(make, own, "model"))
 
 
 if __name__ == "__main__":

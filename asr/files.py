@@ -4,9 +4,10 @@ import csv
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def write_table(rows: Sequence[dict[str, Any]], path: Path) -> Path:
@@ -41,8 +42,21 @@ def write_json(content: Any, path: Path) -> Path:
 
 
 def write_text(text: str, path: Path) -> Path:
-    """A file that shows under its name when it is whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    """Write a file that shows under its name when it is whole."""
+    with written_whole(path) as file:
+        file.write(text.encode())
     return path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that gets its name when all of it is on the disk."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Word and character errors: the one place that counts them, by jiwer."""
+"""Count word and character errors, by jiwer. No other module counts them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ class ErrorCounts(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """One utterance: what was said, what was recognised, and the errors in it."""
+    """What was said in an utterance, what was recognised, and the errors in it."""
 
     id: str
     reference: str
@@ -32,7 +32,7 @@ class Scored(NamedTuple):
 
 
 def score(id: str, reference: str, hypothesis: str) -> Scored:
-    """Counts the errors of one utterance; both texts are normalised already."""
+    """Count the errors of an utterance; both texts are normalised already."""
     return Scored(
         id,
         reference,
@@ -65,7 +65,7 @@ class ErrorRates:
 
     @classmethod
     def of(cls, scored: Sequence[Scored]) -> "ErrorRates":
-        """Sums up; of no utterance at all every count and rate is 0."""
+        """Sum up the errors of utterances; of none at all, every count and rate is 0."""
         n = max(1, len(scored))
         return cls(
             len(scored),
@@ -76,16 +76,16 @@ class ErrorRates:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, from which `from_json` makes the same again."""
+        """Return values that JSON can hold, from which `from_json` makes the same again."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "ErrorRates":
-        """The inverse of `to_json`."""
+        """Return what `to_json` was called on."""
         return cls(**stored | {name: ErrorCounts(*stored[name]) for name in ("words", "characters")})
 
     def as_metrics(self) -> dict[str, float]:
-        """Flat names, as they are logged."""
+        """Return the rates and counts under the names by which they are logged."""
         return {
             "wer": self.words.rate,
             "cer": self.characters.rate,

@@ -43,7 +43,7 @@ def plan_facts(config: DictConfig, run: Experiment, directory: Path) -> dict[str
     train = run.data.train.values()
     rate = run.recognizer.features.sample_rate
     selections = [selection for parts in run.data.roles().values() for selection in parts.values()]
-    resampled = sum(cut.sampling_rate != rate for selection in selections for cut in selection.kept)
+    resampled = sum(selection.kept.resampled(rate) for selection in selections)
     facts = {
         "train on": f"{sum(len(s.kept) for s in train):,} utterances, {sum(s.hours for s in train):.2f} hours",
         "model": f"{count_parameters(run.recognizer.model):,} parameters",
@@ -52,6 +52,8 @@ def plan_facts(config: DictConfig, run: Experiment, directory: Path) -> dict[str
         "results": os.path.relpath(directory),
         "tracking": f"{config.tracking.uri or 'journal.jsonl alone'}, experiment {config.tracking.experiment}",
     }
+    if config.overfit_below is not None:
+        facts["overfit"] = f"the first batch alone, until an epoch's loss is below {config.overfit_below:g}"
     if config.init_from:
         there = "" if Path(config.init_from).exists() else " (not there yet)"
         facts["weights from"] = f"{config.init_from}{there}"

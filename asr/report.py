@@ -7,8 +7,11 @@ python -m asr.report claims=mine          # verdicts on the claims of conf/claim
 
 import os
 import shlex
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -16,15 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from asr.cli import entry_point
 from asr.console import console
 from asr.errors import InputError
-from asr.reporting import tables
-from asr.reporting.analysis import FAILED_RATE, Resampling
-from asr.reporting.answers import commands, judge
 from asr.reporting.claims import Claims, check_parts, read_claims
 from asr.reporting.groups import group_runs
+from asr.reporting.intervals import Resampling, rate_of, resampled
+from asr.reporting.media import augmentation, curves, rates
 from asr.reporting.page import write_report
-from asr.reporting.pictures import augmentation, curves, rates
-from asr.reporting.published import librispeech, published_device, published_runs
-from asr.reporting.tracked import KIND_TAG, LeftOut, RunStore, StoredRun
+from asr.reporting.published import published
+from asr.reporting.runs import KIND_TAG, LeftOut, RunStore, StoredRun
+from asr.reporting.verdicts import FAILED_RATE, judge
 from asr.settings import GROUP, STRING, Rules, check, whole
 from asr.tracking.run import Description, Destination, open_run
 
@@ -37,7 +39,7 @@ RULES: Rules = {
     "bootstrap_samples": whole(1),
     "seed": whole(0),
 }
-TITLE = "Recurrent CTC recognisers: what was run and what it shows"
+PACKAGES = ("python", "torch", "torchaudio", "lhotse", "audiomentations", "hydra-core", "mlflow", "jiwer", "numpy")
 
 
 @entry_point("report")
@@ -61,23 +63,26 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
             "tracking.experiment=NAME, or make runs first: "
             "python -m asr.train sweep=writeup scale=mini data.root=outputs/corpora/synthetic"
         )
-    check_parts(claims, sorted({*librispeech(), *(part for one in runs for part in one.scored)}))
+    check_parts(claims, sorted({*published()["librispeech"], *(part for one in runs for part in one.scored)}))
     resampling = Resampling(config.bootstrap_samples, config.seed)
     content = gather(claims, runs, left_out, resampling, command)
+    folder = Path(config.output_dir)
+    for old in [*folder.glob("pictures/*"), *folder.glob("sounds/*")]:  # of an earlier report
+        old.unlink()
     content |= {
-        "curves": curves(claims, content["groups"]),
-        "rates": rates(claims, content["groups"]),
-        "augmentation": augmentation(store, runs),
+        "curves": curves(claims, content["groups"], folder),
+        "rates": rates(claims, content["groups"], folder),
+        "augmentation": augmentation(store, runs, folder),
     }
-    paths = write_report(content, Path(config.output_dir))
+    paths = write_report(content, folder)
     settings_only = OmegaConf.masked_copy(config, [str(key) for key in config if key != "claims"])
     plain: dict[str, Any] = OmegaConf.to_container(settings_only, resolve=True)  # type: ignore[assignment]
     description = Description("report", config=plain, tags={KIND_TAG: "report"})
-    with open_run(None, Destination(settings.uri, settings.experiment), description) as tracked:
+    own = Path(config.output_dir) / f"tracked-{uuid4().hex[:8]}"  # each call is a run of its own
+    with open_run(own, Destination(settings.uri, settings.experiment), description) as tracked:
         tracked.log_text(OmegaConf.to_yaml(config.claims), "claims.yaml")
         for path in paths:
-            folder = path.parent.relative_to(config.output_dir).as_posix()
-            tracked.log_file(path, "" if folder == "." else folder)
+            tracked.log_file(path, "" if path.parent == folder else path.parent.name)
     return paths
 
 
@@ -86,22 +91,25 @@ def gather(
 ) -> dict[str, Any]:
     """Return everything that the template shows, but for pictures and sounds."""
     groups, others = group_runs(runs, claims.known)
+    all_runs = [run for group in groups for run in group.runs.values()] + others
+    judged = [(group, judge(claims, group, resampling)) for group in groups]
     return {
-        "title": TITLE,
         "claims": claims,
         "groups": groups,
-        "judged": [judge(claims, group, resampling) for group in groups],
+        "judged": judged,
+        "tested": [
+            (group, by_claim) for group, by_claim in judged if any(a.is_tested for a in chain(*by_claim.values()))
+        ],
         "others": others,
         "left_out": left_out,
-        "all_runs": [run for group in groups for run in group.all_newest.values()] + others,
+        "all_runs": all_runs,
+        "versions": {name: Counter(run.packages.get(name, "not installed") for run in all_runs) for name in PACKAGES},
         "resampling": resampling,
         "command": command,
+        "rate_of": rate_of,
+        "resampled": resampled,
         "failed": f"{100 * FAILED_RATE:.0f} %",
-        "librispeech": librispeech(),
-        "published_runs": published_runs(),
-        "published_device": published_device(),
-        "commands": commands,
-        **{function.__name__: function for function in tables.FUNCTIONS},
+        "published": published(),
     }
 
 

@@ -19,7 +19,7 @@ class Rule(NamedTuple):
 
 
 Rules = Mapping[str, Rule]
-"""The rule of each setting, by its dotted key. A group stands before the settings in it."""
+"""The rule of each setting, by its dotted key."""
 
 
 def as_typed(value: Any) -> str:
@@ -29,8 +29,8 @@ def as_typed(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)  # no bool
+def _number(words: str, holds: Callable[[float], bool]) -> Rule:
+    return Rule(words, lambda value: type(value) in (int, float) and holds(value))  # no bool
 
 
 def whole(low: int, high: int | None = None) -> Rule:
@@ -50,17 +50,14 @@ GROUP = Rule("a group of settings, each given as GROUP.SETTING=VALUE", lambda va
 STRING = Rule(
     "a string; to give a number as a string, type \"'5'\"", lambda value: isinstance(value, str) and value != ""
 )
-STRINGS = Rule(
-    "a list of strings",
-    lambda value: (
-        isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
-    ),
-)
+LIST = Rule("a list", lambda value: isinstance(value, Sequence) and not isinstance(value, str))
+STRINGS = Rule("a list of strings", lambda value: LIST.holds(value) and all(isinstance(item, str) for item in value))
 SWITCH = one_of(True, False)
-POSITIVE = Rule("a number above 0", lambda value: _is_number(value) and value > 0)
-ABOVE_1 = Rule("a number above 1", lambda value: _is_number(value) and value > 1)
-FRACTION = Rule("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
-BELOW_1 = Rule("a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
+NUMBER = _number("a number", lambda value: abs(value) < 1e308)
+POSITIVE = _number("a number above 0", lambda value: value > 0)
+ABOVE_1 = _number("a number above 1", lambda value: value > 1)
+FRACTION = _number("a number from 0 to 1", lambda value: 0 <= value <= 1)
+BELOW_1 = _number("a number from 0 to below 1", lambda value: 0 <= value < 1)
 
 
 def require(key: str, value: Any, rule: Rule) -> None:
@@ -73,7 +70,10 @@ def check(config: Mapping[str, Any], rules: Rules) -> None:
     """Raise InputError for the first setting that breaks its rule; one that is missing counts as null."""
     for key, rule in rules.items():
         value: Any = config
-        for name in key.split("."):
+        names = key.split(".")
+        for depth, name in enumerate(names):
+            if depth:
+                require(".".join(names[:depth]), value, GROUP)
             value = value.get(name)
         require(key, value, rule)
 

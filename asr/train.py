@@ -35,7 +35,7 @@ from asr.training.monitor import TrainingMonitor
 from asr.training.signals import Interrupted
 from asr.training.state import TrainState
 
-GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "sweep")
+GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "debug", "sweep")
 
 
 @entry_point("train")
@@ -53,9 +53,9 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
     world = init_distributed()
     console.quiet = not world.is_main
     with world.errors_shared():
-        run = build_experiment(config)
+        experiment = build_experiment(config)
     directory = Path(config.output_dir)
-    print_plan(f"{job.name}: the plan", plan_parts(run.data), plan_facts(config, run, directory))
+    print_plan(f"{job.name}: the plan", plan_parts(experiment.data), plan_facts(config, experiment, directory))
     if config.dry_run:
         return {}
     with ExitStack() as stack:
@@ -64,19 +64,19 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
         with world.errors_shared():
             if world.is_main:
                 journal = stack.enter_context(closing(lock(directory, config.fresh)))
-        state = TrainState(run.recognizer.model, run.optimizer, run.scheduler)
+        state = TrainState(experiment.recognizer.model, experiment.optimizer, experiment.scheduler)
         with world.errors_shared():
-            restore(state, directory, run, job)
+            restore(state, directory, experiment, job)
         if world.max(int(world.is_main and has_finished(directory))):
             if journal:
                 send_pending(journal)  # a kill after the end of the run may have left some
             return show_finished(config, directory, job.name)
         with world.errors_shared():
             if journal:
-                tracked = stack.enter_context(open_tracked(config, run, job, journal))
+                tracked = stack.enter_context(open_tracked(config, experiment, job, journal))
         stack.enter_context(world.explain_lost_ranks())  # here too, so that it is reported before the run is closed
-        train(run, state, TrainingMonitor(run, state, directory, tracked))
-        results = test(run, state, directory, tracked)
+        train(experiment, state, TrainingMonitor(experiment, state, directory, tracked))
+        results = test(experiment, state, directory, tracked)
     print_results(f"{job.name}: best.pt on the test parts", results)
     print_whereabouts(directory, config.tracking.uri)
     return results
@@ -191,8 +191,8 @@ def train(run: Experiment, state: TrainState, monitor: TrainingMonitor) -> None:
 def log_augmentation(run: Experiment, directory: Path, tracked: Run) -> None:
     """Draw an utterance before and after each transform, in the directory and in MLflow."""
     if run.augment.transforms:
-        cuts = run.data.training_cuts()
-        for path in write_augmentation(run.training_dataset(), cuts, directory / "augmentation"):
+        utterances = run.data.training_utterances()
+        for path in write_augmentation(run.training_dataset(), utterances, directory / "augmentation"):
             tracked.log_file(path, "augmentation")
 
 

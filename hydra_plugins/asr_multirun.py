@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -17,8 +18,18 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from asr.config.naming import config_flags
 from asr.sweep import parent_run
+from asr.tracking.run import short_name
 from asr.training.signals import LAUNCHER, StopRequest, deferred, stop_at_once_on_sigterm
+
+# A program that writes its argument before each line of its input
+LABEL = """
+import sys
+for line in sys.stdin.buffer:
+    sys.stdout.buffer.write(f"{sys.argv[1]}: ".encode() + line)
+    sys.stdout.flush()
+"""
 
 
 class Multirun(BasicSweeper):
@@ -43,7 +54,7 @@ class Multirun(BasicSweeper):
 
 
 class SideBySide(Launcher):
-    """Run each job as a command of its own, n_jobs of them at a time.
+    """Run each job as a command of its own, n_jobs of them at a time; each line that it prints begins with its name.
 
     Processes started by joblib cannot be stopped gently: when one ends, joblib kills the others. These save first.
 
@@ -64,18 +75,30 @@ class SideBySide(Launcher):
         import joblib
 
         threads = max(1, joblib.cpu_count() // joblib.effective_n_jobs(self.settings["n_jobs"]))
-        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {LAUNCHER: str(os.getpid())}
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+        environment |= {LAUNCHER: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        common = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
         with deferred() as stop:
             run = joblib.delayed(self._run)
-            return joblib.Parallel(**self.settings)(run(list(job), environment, stop) for job in job_overrides)
+            jobs = [(list(job), short_name([o for o in job if o not in common])) for job in job_overrides]
+            return joblib.Parallel(**self.settings)(run(*job, environment, stop) for job in jobs)
 
-    def _run(self, overrides: list[str], environment: dict[str, str], stop: StopRequest) -> JobReturn:
+    def _run(self, overrides: list[str], name: str, environment: dict[str, str], stop: StopRequest) -> JobReturn:
         """Run one job unless a stop has been requested; pass a later request on to it as SIGTERM."""
         code = 0
         if not stop.number:
-            command = [sys.executable, "-m", self.module, *self._options(), *overrides]
-            # In a session of its own, so that Ctrl-C in the terminal reaches it through this process only.
-            with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+            command = [sys.executable, "-m", self.module, "--config-name", self.hydra.job.config_name]
+            command += [*config_flags(self.hydra, main="--config-path"), *self.hydra.overrides.hydra]
+            command += ["hydra.mode=RUN", *overrides]
+            label = [sys.executable, "-c", LABEL, name]
+            # In sessions of their own, so that Ctrl-C in the terminal reaches the job through this process only, and
+            # so that what a job prints while it saves is shown even if this process has been killed.
+            popen = partial(subprocess.Popen, start_new_session=True)
+            with (
+                popen(label, stdin=subprocess.PIPE, stdout=1) as out,
+                popen(label, stdin=subprocess.PIPE, stdout=2) as err,
+                popen(command, env=environment, stdout=out.stdin, stderr=err.stdin) as process,
+            ):
                 while process.poll() is None and not stop.number:
                     time.sleep(0.2)
                 process.terminate()  # has no effect on a process that has ended
@@ -83,10 +106,3 @@ class SideBySide(Launcher):
         result = JobReturn(overrides=overrides, status=JobStatus.FAILED if code else JobStatus.COMPLETED)
         result.return_value = SystemExit(code if code >= 0 else 128 - code) if code else None
         return result
-
-    def _options(self) -> list[str]:
-        """Return the options with which Hydra was called, without the job's overrides, and that it is a single run."""
-        flags = {"main": "--config-path", "command-line": "--config-dir"}
-        sources = [source for source in self.hydra.runtime.config_sources if source.provider in flags]
-        places = [part for source in sources for part in (flags[source.provider], source.path)]
-        return ["--config-name", self.hydra.job.config_name, *places, *self.hydra.overrides.hydra, "hydra.mode=RUN"]

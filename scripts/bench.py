@@ -56,7 +56,7 @@ def measure(part: str, given: argparse.Namespace) -> Iterator[Figure]:
 def write(part: str, figures: list[Figure]) -> None:
     """One file for each part, so that parts can be measured again on their own."""
     commit, dirty, _ = code_version(Path(__file__).parent)
-    versions = {name: package_versions()[name] for name in ("python", "torch", "lhotse", "audiomentations")}
+    versions = {name: package_versions()[name] for name in ("python", "torch", "pyarrow", "audiomentations")}
     made_with = {"processor": processor(), "cores": os.cpu_count(), "commit": commit, "dirty": dirty, **versions}
     rows = [{**figure._asdict(), "reached": figure.reached} for figure in figures]
     (FOLDER / f"{part}.json").write_text(json.dumps({**made_with, "figures": rows}, indent=2) + "\n")

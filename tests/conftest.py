@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 
-from asr import cli
+from asr import cli, evaluate, prepare, report, search, sync, train
 from asr.config.naming import Job
-from asr.corpora.manifest import index_part
+from asr.corpora.index import Index
+from asr.corpora.librispeech import find_utterances
+from asr.tracking.run import Destination, open_run
 from asr.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +54,14 @@ SMALL = [  # a model and features that train in seconds
 ]
 
 
+COMMANDS = {
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "prepare": prepare.command,
+    "report": report.main,
+    "search": search.main,
+    "sync": sync.main,
+}
 CHOICES = {
     "model": "ds2_tiny",
     "data": "clean",
@@ -82,13 +93,18 @@ def write_part(root, part, speaker, utterances, seed):
     (folder / f"{speaker}-1.trans.txt").write_text("".join(lines))
 
 
+def index_part(root, part, jobs=1, verify_audio=True):
+    """Writes the manifest of a part of LibriSpeech's layout."""
+    return Index(root, root / "manifests", jobs, verify_audio).write(part, *find_utterances(root, part))
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """The root of an indexed LibriSpeech-shaped tree: 24 training utterances a part, 6 elsewhere."""
     root = tmp_path_factory.mktemp("LibriSpeech")
     for number, part in enumerate(PARTS):
         write_part(root, part, 100 + number, 24 if part.startswith("train") else 6, seed=number)
-        index_part(root, part, root / "cuts", jobs=1)
+        index_part(root, part)
     return root
 
 
@@ -222,6 +238,12 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def log_to(uri, description, run_id=None):
+    """A run in MLflow's experiment "asr", whose journal lies beside the database."""
+    folder = Path(uri.removeprefix("sqlite:///")).parent / "journals" / uuid4().hex
+    return open_run(folder, Destination(uri, "asr"), description, run_id)
 
 
 def logged_points(database, run_id):

@@ -1,25 +1,19 @@
 """Commands as a user types them: mistakes give one paragraph, exit code 2 and no traceback."""
 
+import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
+from conftest import COMMANDS, SMALL
 from mlflow import MlflowClient
 
-from asr import evaluate, prepare, report, search, sync, train
+from asr import train
 from asr.config.naming import run_name
 from asr.tracking.journal import read
-
-ENTRY_POINTS = {
-    "train": train.main,
-    "evaluate": evaluate.main,
-    "prepare": prepare.command,
-    "report": report.main,
-    "search": search.main,
-    "sync": sync.main,
-}
 
 
 @pytest.fixture
@@ -30,7 +24,7 @@ def command(monkeypatch, tmp_path, capsys):
     def call(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"asr.{name}", *arguments])
         try:
-            ENTRY_POINTS[name]()
+            COMMANDS[name]()
             code = 0
         except SystemExit as stop:
             code = stop.code or 0
@@ -62,13 +56,16 @@ def command(monkeypatch, tmp_path, capsys):
         (["train", "data.train=3"], ["data.train=3", "a list of strings"]),
         (["train", "hydra.foo=1"], ["hydra.foo: there is no such setting", "launcher"]),
         (["train", "hydra.run.dir=here"], ["hydra.run.dir=here", "output_dir="]),
-        (["train", "--experiment", "exp3"], ["--experiment", "experiment=VALUE"]),
-        (["train", "--experiment=exp3"], ["--experiment=exp3", "without dashes: experiment=exp3"]),
-        (["train", "--epochs", "3"], ["--epochs", "epochs=VALUE"]),
+        (["train", "--experiment", "exp3"], ["--experiment", "without dashes, as KEY=VALUE"]),
+        (["train", "--experiment=exp3"], ["--experiment=exp3", "without dashes, as KEY=VALUE"]),
+        (["train", "--epochs", "3"], ["--epochs", "without dashes, as KEY=VALUE"]),
         (["train", "--experimental-rerun", "run.pickle"], ["--experimental-rerun does not work here"]),
-        (["train", "seed=1", "-m", "epochs=1"], ["epochs=1", "flags first"]),
+        (["train", "seed=1", "-m", "epochs=1"], ["epochs=1", "Flags come first"]),
         (["train", "-c"], ["--cfg/-c", "--hydra-help"]),
-        (["train", "--resolve"], ["--resolve goes with --cfg"]),
+        (["train", "--resolve"], ["--resolve flag can only be used in conjunction with --cfg"]),
+        (["train", "--run", "--multirun"], ["Only one of --run, --multirun"]),
+        (["train", "-m", "model=null,ds2_tiny"], ["Config group override must be a string", "--help"]),
+        (["train", "model@x=ds2_tiny"], ["model@x"]),
         (["train", "=3"], ["=3", "KEY=VALUE"]),
         (["train", "modell=ds2_7gru"], ["modell", "did you mean model?"]),
         (["train", "experiment=exp9"], ["experiment=exp9", "exp2_clean", "quickstart"]),
@@ -106,12 +103,13 @@ def test_a_mistake_is_one_paragraph_that_names_the_way_out(command, arguments, n
         assert name in printed.err
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "prepare"])
-def test_help_tells_the_groups_the_settings_and_examples(command, name):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_tells_the_settings_and_examples(command, name):
     code, printed = command(name, "--help")
     assert code == 0
-    assert f"python -m asr.{name}" in printed.out
-    assert "Settings (KEY=VALUE)" in printed.out
+    assert printed.out.startswith(f"python -m asr.{name}")
+    assert "\nSettings (KEY=VALUE)\n" in printed.out
+    assert re.search(rf"\nExamples\n +python -m asr\.{name}", printed.out)
 
 
 def test_prepare_alone_lists_the_corpora_and_makes_nothing(command, tmp_path):
@@ -126,6 +124,18 @@ def test_the_config_can_be_seen_without_running(command):
     code, printed = command("train", "experiment=exp3", "--cfg", "job")
     assert code == 0
     assert "triangular2" in printed.out
+
+
+def test_the_command_of_a_plan_finds_the_users_config_folder(command, corpus, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nseed: 7\n")
+    overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=1", "tracking.uri=null"]
+    code, printed = command("train", "--config-dir", "mine", "experiment=own", *overrides)
+    assert code == 0, printed.err
+    (plan,) = (tmp_path / "outputs" / "runs").glob("*/plan.json")
+    typed = shlex.split(json.loads(plan.read_text())["command"])
+    assert typed[:5] == ["python", "-m", "asr.train", "--config-dir", str(tmp_path / "mine")]
+    assert command("train", *typed[3:], "tracking.uri=null")[1].out.count("finished before") == 1
 
 
 def test_an_error_of_ours_keeps_its_traceback(command, monkeypatch):
@@ -168,14 +178,11 @@ def test_a_multirun_gives_each_run_its_directory_and_all_one_experiment(command,
     assert len(client.search_runs([parent.info.experiment_id])) == 3
 
 
-def test_a_refused_sweep_leaves_no_run(command, corpus, tmp_path):
+def test_a_sweep_refused_by_its_data_writes_nothing(command, tmp_path):
     code, printed = command("train", "-m", "seed=1,2", "data.root=/nowhere")
     assert code == 2
     assert "/nowhere" in printed.err
-    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
-    assert not client.search_runs([client.get_experiment_by_name("asr").experiment_id])
-    assert not list(tmp_path.glob("outputs/sweeps/*"))
-    assert not (tmp_path / "outputs" / "runs").exists()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import shlex
 import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 MADE_BY_THE_READER = ("experiment=mine", "model=conv_net")  # in files that the pages show
@@ -22,12 +24,19 @@ def commands(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_every_command_composes(page):
+def test_every_command_composes_to_what_is_typed(page):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for name, overrides in commands(page):
             if name == "prepare" and overrides:
                 overrides[0] = f"corpus={overrides[0]}"
-            compose(name, [override for override in overrides if override not in MADE_BY_THE_READER])
+            typed = [override for override in overrides if override not in MADE_BY_THE_READER]
+            config = compose(name, typed, return_hydra_config=True)
+            for key, value in (override.lstrip("+").split("=", 1) for override in typed):
+                if key in config.hydra.runtime.choices:
+                    assert config.hydra.runtime.choices[key] == value
+                else:
+                    expected = OverridesParser.create().parse_override(f"{key}={value}").value()
+                    assert OmegaConf.select(config, key) == getattr(expected, "text", expected)
 
 
 def test_commands_are_found():

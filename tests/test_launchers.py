@@ -15,7 +15,7 @@ from asr import train
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch):
+def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch, capfd):
     """They start at once on a database that does not exist yet, and find their parent though they are processes."""
     monkeypatch.chdir(tmp_path)
     overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=2", "workers=1", f"launcher={launcher}"]
@@ -28,9 +28,12 @@ def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch
     children = [found for found in runs if found.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert sorted(child.data.params["seed"] for child in children) == ["1", "2"]
     assert {found.info.status for found in runs} == {"FINISHED"}
+    if launcher == "joblib":
+        ends = [line for line in capfd.readouterr().out.splitlines() if "epoch   1/1" in line]
+        assert sorted(line.partition(": ")[0] for line in ends) == ["seed=1", "seed=2"]
 
 
-def wait_for(found, what, seconds=60):
+def wait_for(found, what, seconds=240):
     deadline = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < deadline, what
@@ -48,9 +51,9 @@ def test_runs_side_by_side_save_and_end_with_their_sweep(number, code, corpus, t
     wait_for(lambda: len(list(runs.glob("*/last.pt"))) == 2, "both save an epoch")
     processes = psutil.Process(sweep.pid).children(recursive=True)
     os.kill(sweep.pid, number)
-    output, _ = sweep.communicate(timeout=30)
+    output, _ = sweep.communicate(timeout=120)
     assert sweep.returncode == code
-    assert not psutil.wait_procs(processes, timeout=15)[1]
+    assert not psutil.wait_procs(processes, timeout=60)[1]
     assert output.count("Stopped by SIGTERM after step") == 2
     assert len(list(runs.iterdir())) == 2, "the third never begins"
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")

@@ -12,7 +12,6 @@ import torch
 from audiomentations import Gain, Shift
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from lhotse import CutSet, MonoCut, SupervisionSegment
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
@@ -21,6 +20,7 @@ from torchaudio.transforms import FrequencyMasking, MelSpectrogram, TimeMasking
 
 from asr import cli
 from asr.config.build import Recognizer, build_data, build_optimizer, build_recognizer, make
+from asr.corpora.manifest import Utterance, Utterances
 from asr.data import parts as data_parts
 from asr.data.augment import AddGaussianNoise, Augment, Sometimes
 from asr.data.text import BLANK
@@ -300,9 +300,9 @@ def test_exp2_other_starts_from_the_best_of_exp2_clean(more: list[str], monkeypa
     assert second.init_from == f"{directory}/best.pt"
 
 
-def cut(id: str, seconds: float, text: str) -> MonoCut:
+def silent(id: str, seconds: float, text: str) -> Utterance:
     """Without audio."""
-    return MonoCut(id, 0, seconds, 0, [SupervisionSegment(id, id, 0, seconds, 0, text)])
+    return Utterance(id, text, "", round(seconds * 16_000), 16_000)
 
 
 @each_run
@@ -311,18 +311,18 @@ def test_training_utterances_of_20_seconds_or_200_characters_are_dropped(
 ) -> None:
     """Dev and test are scored unfiltered."""
 
-    def load(source: str, *_: object) -> CutSet:
+    def load(root: str, manifests: str, part: str) -> Utterances:
         seconds = {"shorter": 19.99, "20 s": 20.0, "longer": 30.0}
         words = {"199 characters": 199, "200 characters": 200, "201 characters": 201}
-        return CutSet.from_cuts(
-            [cut(f"{source} {id}", value, "so it is") for id, value in seconds.items()]
-            + [cut(f"{source} {id}", 19, "AB" * (n // 2) + "'" * 9 + "A" * (n % 2)) for id, n in words.items()]
+        return Utterances.of(
+            [silent(f"{part} {id}", value, "so it is") for id, value in seconds.items()]
+            + [silent(f"{part} {id}", 19, "AB" * (n // 2) + "'" * 9 + "A" * (n % 2)) for id, n in words.items()]
         )
 
-    monkeypatch.setattr(data_parts, "load_cuts", load)
+    monkeypatch.setattr(data_parts, "read_manifest", load)
     data = build_data(composed(name).data, small(name))
     for part, selection in data.train.items():
-        assert [c.id for c in selection.kept] == [f"{part} shorter", f"{part} 199 characters"]
+        assert [one.id for one in selection.kept] == [f"{part} shorter", f"{part} 199 characters"]
         assert {reason: [id.removeprefix(f"{part} ") for id in d.ids] for reason, d in selection.dropped.items()} == {
             "too long (>= 20 s)": ["20 s", "longer"],
             "too many characters (>= 200)": ["200 characters", "201 characters"],

@@ -1,1 +1,1 @@
-"""Pictures, sounds and tables of a run, for people."""
+"""Make the pictures, sounds and tables of a run that people look at."""

@@ -1,4 +1,4 @@
-"""Spectrograms and sound of an utterance before and after augmentation."""
+"""Write spectrograms and sound of an utterance before and after augmentation."""
 
 import os
 import signal
@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from lhotse.cut import Cut
 from torch import Tensor
 
+from asr.corpora.manifest import Utterance
 from asr.data.audio import UnreadableError
-from asr.data.augment import Augment, Sometimes
+from asr.data.augment import Augment, Sometimes, id_keys
 from asr.data.dataset import UtteranceDataset
 from asr.training.signals import SIGNALS, stop_without
 
 PCM_PEAK = 0.99  # augmented audio may exceed full scale; it is scaled down instead of clipped
 
 
-def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> list[Path]:
+def write_augmentation(dataset: UtteranceDataset, utterances: Iterable[Utterance], folder: Path) -> list[Path]:
     """Write the first readable utterance before and after the whole augmentation and each transform alone.
 
     Many transforms have a small probability. Therefore the whole augmentation is that of the epoch, out of the first
@@ -33,13 +33,12 @@ def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
 
     The files are written by another process, because plotting takes 90 MB of memory that would not be freed.
 
-    returns: before.wav, all.png, all.wav, and NUMBER_NAME.png of each transform, with a .wav if it changes the wave;
-             an SVG beside each PNG
+    returns: before.wav, all.png, all.wav, and NUMBER_NAME.png of each transform, with a .wav if it changes the wave
     raises:  OSError if the process raised one, for example for a full disk; RuntimeError if it failed otherwise
     """
     context = get_context("fork")
     errors = context.SimpleQueue()
-    process = context.Process(target=_write_in_child, args=(errors, dataset, cuts, folder), daemon=True)
+    process = context.Process(target=_write_in_child, args=(errors, dataset, utterances, folder), daemon=True)
     process.start()
     process.join()
     if not errors.empty():
@@ -49,40 +48,49 @@ def write_augmentation(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: P
     return sorted(folder.glob("*"))
 
 
-def _write_in_child(errors: SimpleQueue, dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
+def _write_in_child(
+    errors: SimpleQueue, dataset: UtteranceDataset, utterances: Iterable[Utterance], folder: Path
+) -> None:
     for received in SIGNALS:  # the handlers inherited from the training would wait for a batch
         signal.signal(received, signal.SIG_DFL)
     stop_without(os.getppid())
     torch.set_num_threads(1)  # threads do not survive a fork
     try:
-        _write_files(dataset, cuts, folder)
+        _write_files(dataset, utterances, folder)
     except OSError as error:
         errors.put(error)
 
 
-def _write_files(dataset: UtteranceDataset, cuts: Iterable[Cut], folder: Path) -> None:
-    from asr.artifacts.plots import save_picture, spectrogram_pair
+def _write_files(dataset: UtteranceDataset, utterances: Iterable[Utterance], folder: Path) -> None:
+    from asr.artifacts.plots import render, spectrogram_pair
 
     original = replace(dataset, augment=None)
-    for cut in cuts:
+    for one in utterances:
         with suppress(UnreadableError):  # the training reports it when it reads the utterance
-            clean = original.utterance(cut, 0).features
+            clean = original.example(one, 0).features
             break
     else:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    number = max(range(10), key=lambda n: _change(clean, dataset.utterance(cut, n).features))
+    number = max(range(10), key=lambda n: _change(clean, dataset.example(_at_speed(one, dataset, n), n).features))
     frame_seconds = dataset.features.hop_samples / dataset.features.sample_rate
-    _write_wave(original.waveform(cut, 0), dataset, folder / "before.wav")
+    _write_wave(original.waveform(one, 0), dataset, folder / "before.wav")
     assert dataset.augment is not None
     for name, augment in {"all": dataset.augment, **_one_by_one(dataset.augment)}.items():
         changed = replace(dataset, augment=augment)
-        title = f"{cut.id}, before and after {'augmentation' if name == 'all' else name}"
-        after = changed.utterance(cut, number).features
+        title = f"{one.id}, before and after {'augmentation' if name == 'all' else name}"
+        after = changed.example(_at_speed(one, changed, number), number).features
         pair = spectrogram_pair(clean.T.numpy(), after.T.numpy(), frame_seconds, dataset.features.mel.f_max, title)
-        save_picture(pair, folder / f"{name}.png")
+        (folder / f"{name}.png").write_bytes(render(pair, "png"))
         if augment.speed or augment.wave:
-            _write_wave(changed.waveform(cut, number), dataset, folder / f"{name}.wav")
+            _write_wave(changed.waveform(_at_speed(one, changed, number), number), dataset, folder / f"{name}.wav")
+
+
+def _at_speed(one: Utterance, dataset: UtteranceDataset, data_epoch: int) -> Utterance:
+    """Return the utterance at the speed that is drawn for it in an epoch of the data."""
+    assert dataset.augment is not None
+    (speed,) = dataset.augment.speeds(dataset.seed, data_epoch, id_keys([one.id]))
+    return replace(one, speed=float(speed))
 
 
 def _one_by_one(augment: Augment) -> dict[str, Augment]:

@@ -1,4 +1,4 @@
-"""The table of the utterances of a part and their errors."""
+"""List the utterances of a part with their errors."""
 
 from collections.abc import Sequence
 from typing import Any

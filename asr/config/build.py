@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from asr.config.rules import TRAIN
-from asr.data.batches import Passes
+from asr.data.batches import EpochBatches
 from asr.data.parts import Data, load_parts, validate_roles
 from asr.data.selection import Selection, describe_dropped, select
 from asr.errors import InputError, first_line
@@ -87,11 +87,11 @@ def build_data(config: DictConfig, recognizer: Recognizer) -> Data:
     if not (config.train and config.dev and config.test):
         raise InputError(f"data: train={config.train}, dev={config.dev}, test={config.test} must each name a part")
     bounds = (recognizer.output_frames, config.max_seconds, config.max_characters)
-    train = {part: select(cuts, recognizer.alphabet, *bounds) for part, cuts in load_parts(config, config.train)}
+    train = {part: select(all_of, recognizer.alphabet, *bounds) for part, all_of in load_parts(config, config.train)}
     # Dev and test are scored unfiltered, as in the writeup.
     dev, test = (
-        {part: Selection.of_all(cuts) for part, cuts in load_parts(config, sources)}
-        for sources in (config.dev, config.test)
+        {part: Selection(all_of.first(config.eval_utterances)) for part, all_of in load_parts(config, parts)}
+        for parts in (config.dev, config.test)
     )
     data = Data(train, dev, test)
     if not any(len(selection.kept) for selection in train.values()):
@@ -114,8 +114,9 @@ def build_experiment(config: DictConfig) -> Experiment:
     augment = make(config.augment, "augment")
     data = build_data(config.data, recognizer)
     batch = config.batch
-    passes = Passes(data.training_cuts(), augment, config.seed, batch.utterances, batch.seconds, batch.buckets)
-    steps_per_epoch = config.steps_per_epoch or passes.steps()
+    sizes = batch.utterances, batch.seconds, batch.buckets
+    batches = EpochBatches(data.training_utterances(), augment, config.seed, *sizes)
+    steps_per_epoch = config.steps_per_epoch or batches.steps()
     recognizer.model.to(compute.device)
     if config.sync_batch_norm:
         compute.world.synchronise_batch_norm(recognizer.model)
@@ -123,4 +124,4 @@ def build_experiment(config: DictConfig) -> Experiment:
     if compute.device.type == "cpu":
         keep_freed_memory()  # not before: loading the corpus frees much that nobody needs again
     config_dict: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return Experiment(config_dict, recognizer, augment, optimizer, scheduler, compute, data, passes, steps_per_epoch)
+    return Experiment(config_dict, recognizer, augment, optimizer, scheduler, compute, data, batches, steps_per_epoch)

@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
+
+from asr.settings import as_typed
 
 COLUMN = 36  # where descriptions begin
 SETTING = re.compile(r"(?P<indent> *)(?P<key>[\w-]+):(?P<value>.*?)(?:\s+# (?P<comment>.*))?")
@@ -19,17 +24,19 @@ CONTINUED = re.compile(r" {12,}# (.*)")  # a comment's next line; comments on a 
 
 
 def print_help(command: str, overrides: Sequence[str], folders: Sequence[Path]) -> None:
-    """Print what a command does, its groups, and each setting with its value and what the config says of it.
+    """Print what a command does, its groups, and each setting with its value and its comment in the config.
 
     overrides: what was typed beside --help; the values shown are those that the command would then have
     folders:   where config files are looked for; the last one is conf/
     """
-    search_path = [f"hydra.searchpath=[file://{folder.resolve()}]" for folder in folders[:-1]]
+    typed = [*overrides, *(f"hydra.searchpath=[file://{folder.resolve()}]" for folder in folders[:-1])]
     with hydra.initialize_config_dir(str(folders[-1]), version_base="1.3"):
-        config = hydra.compose(command, [*overrides, *search_path], return_hydra_config=True)
+        config = hydra.compose(command, typed, return_hydra_config=True)
+        files = GlobalHydra.instance().config_loader().compute_defaults_list(command, typed, RunMode.RUN).defaults
     HydraConfig.instance().set_config(config)
+    files.sort(key=lambda file: file.config_path != command)  # the command's own settings come first
     try:
-        print("\n".join(_lines(command, config, folders)), flush=True)
+        print("\n".join(_lines(config, files, folders)), flush=True)
     except BrokenPipeError:  # `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -42,104 +49,74 @@ def print_options(title: str, group: str, folder: Path) -> None:
         print("\n".join(_row(path.stem, " ".join(line for line in comments if not line.startswith("@package")))))
 
 
-def _lines(command: str, config: DictConfig, folders: Sequence[Path]) -> Iterator[str]:
-    choices = config.hydra.runtime.choices
-    groups = list(_groups(command, folders))
+def _lines(config: DictConfig, files: Sequence[Any], folders: Sequence[Path]) -> Iterator[str]:
+    choices = {name: choice for name, choice in config.hydra.runtime.choices.items() if not name.startswith("hydra/")}
     yield str(config.hydra.help.header).rstrip()
-    if groups:
+    if choices:
         yield "\nGroups (GROUP=OPTION)"
-    for group in groups:
+    for group, choice in reversed(choices.items()):  # Hydra lists the last one first
         options = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
-        chosen = f"; now {choices[group]}" if choices[group] else ""
-        yield from _row(group, ", ".join(sorted(options)) + chosen)
+        yield from _row(group, ", ".join(sorted(options)) + (f"; now {choice}" if choice else ""))
+    sections: dict[str, dict[str, str]] = {}
+    for file in files:  # those that a file extends stand before it
+        group = file.config_path.rpartition("/")[0]
+        if group in ("", *choices) and group != "claims":
+            title = f"Settings of {group}={choices[group]}" if group else "Settings (KEY=VALUE)"
+            path = next(path for folder in folders if (path := folder / f"{file.config_path}.yaml").exists())
+            section = sections.setdefault(title, {})
+            for key, comment in _comments(path, file.package):
+                section[key] = comment or section.get(key, "")
     shown: set[str] = set()
-    for title, described in [
-        ("Settings (KEY=VALUE)", describe(command, folders)),
-        *(
-            (f"Settings of {g}={choices[g]}", describe(f"{g}/{choices[g]}", folders))
-            for g in groups
-            if choices[g] and g != "claims"
-        ),
-    ]:
-        rows = {key: text for key, text in described.items() if key not in shown and _is_shown(config, key, text)}
+    for title, section in sections.items():
+        values = {key: _value(config, key) for key in section if key not in shown}
+        rows = {key: value for key, value in values.items() if value or (value == "" and section[key])}
+        shown |= set(rows)
         if rows:
             yield f"\n{title}"
-        for key, text in rows.items():
-            yield from _row(key + _value(config, key), text)
-        shown |= set(rows)
+        for key, value in rows.items():
+            yield from _row(f"{key}{value}", section[key])
     yield f"\n{config.hydra.help.footer}"
     yield "The whole config: --cfg job. Hydra's own flags: --hydra-help."
 
 
-def describe(name: str, folders: Sequence[Path]) -> dict[str, str]:
-    """Return the comment of each setting in a config file and in those that it is based on, by dotted key.
-
-    name: a file without its suffix, such as train or model/ds2_7gru
-    """
-    if (file := _find(name, folders)) is None:
-        return {}
-    group, _, _ = name.rpartition("/")
-    above: list[tuple[int, str]] = [] if not group or "@package _global_" in file.read_text() else [(-1, group)]
-    found: dict[str, str] = {}
-    key = ""
-    for line in file.read_text().splitlines():
+def _comments(file: Path, package: str) -> Iterator[tuple[str, str]]:
+    """Yield the dotted key of each setting in a config file, and its comment."""
+    above: list[tuple[int, str]] = [(-1, package)] if package else []
+    key = comment = ""
+    for line in [*file.read_text().splitlines(), ""]:
+        if key and comment and (match := CONTINUED.fullmatch(line)):
+            comment += f" {match[1]}"
+            continue
+        if key:
+            yield key, comment
+            key = ""
         if match := SETTING.fullmatch(line):
             above = [(indent, name) for indent, name in above if indent < len(match["indent"])]
             above.append((len(match["indent"]), match["key"]))
-            key = ".".join(name for _, name in above)
-            found[key] = match["comment"] or ""
-        elif key and found[key] and (match := CONTINUED.fullmatch(line)):
-            found[key] += f" {match[1]}"
-    for base in _bases(file):
-        if isinstance(base, str) and base not in ("_self_", "base"):
-            inherited = describe(f"{group}/{base}" if group else base, folders)
-            found |= {key: text for key, text in inherited.items() if not found.get(key)}
-    return found
+            key, comment = ".".join(name for _, name in above), match["comment"] or ""
 
 
-def _find(name: str, folders: Sequence[Path]) -> Path | None:
-    return next((path for folder in folders if (path := folder / f"{name}.yaml").exists()), None)
-
-
-def _bases(file: Path | None) -> list[Any]:
-    """The defaults list of a config file."""
-    return list(OmegaConf.select(OmegaConf.load(file), "defaults", default=[])) if file else []
-
-
-def _groups(command: str, folders: Sequence[Path]) -> Iterator[str]:
-    """The groups that a command chooses from, without those that are set by others."""
-    for entry in _bases(_find(command, folders)):
-        if isinstance(entry, str) and entry not in ("_self_", "base"):
-            yield from _groups(entry, folders)
-        elif not isinstance(entry, str):
-            yield from (str(key) for key in entry if not key.startswith(("override ", "optional ")))
-
-
-def _is_shown(config: DictConfig, key: str, text: str) -> bool:
-    """Return whether a setting is in the config, and either described or a plain value."""
+def _value(config: DictConfig, key: str) -> str | None:
+    """Return =VALUE as it is typed; "" for a group of settings or a list of them, None for what is no setting."""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     if not OmegaConf.is_dict(node) or name not in list(node) or name == "_target_" or key.startswith("hydra"):
-        return False
-    return bool(text) or bool(_value(config, key))
-
-
-def _value(config: DictConfig, key: str) -> str:
-    """Return =VALUE as it is typed; nothing for a group of settings or a list of them."""
-    if OmegaConf.is_missing(config, key):
+        return None
+    if OmegaConf.is_missing(node, name):
         return "=(required)"
-    value = OmegaConf.select(config, key)
+    try:
+        value = node[name]
+    except InterpolationToMissingValueError:  # it follows a setting that must be given
+        return ""
     if OmegaConf.is_list(value) and not any(OmegaConf.is_config(item) for item in value):
         return f"=[{','.join(map(str, value))}]"
     if OmegaConf.is_config(value):
         return ""
-    if isinstance(value, str) and " " in value:
-        return f"={value!r}"
-    return "=" + (str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value))
+    return f"={value!r}" if isinstance(value, str) and " " in value else f"={as_typed(value)}"
 
 
 def _row(left: str, description: str) -> Iterator[str]:
-    """Lines of a two-column table, as wide as the terminal."""
+    """Yield the lines of a two-column table, as wide as the terminal."""
     width = max(shutil.get_terminal_size((120, 24)).columns, 80) - COLUMN
     lines = textwrap.wrap(description, width) or [""]
     if len(left) > COLUMN - 4:

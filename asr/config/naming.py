@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -16,8 +16,8 @@ LONGEST_NAME = 150  # characters; file systems allow 255 bytes for one name
 # Settings that change how a run is carried out, not what it computes: they are not part of its name.
 EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir", "sweep", "launcher",
                   "checkpoint.every_minutes", "rehearse")  # fmt: skip
-# Settings in which runs that compute the same may differ. batch.at_full_scale decides only through batch.utterances.
-NOT_COMPARED = (*EXECUTION_KEYS, "batch.at_full_scale")
+# Settings in which runs that compute the same may differ. The last two decide only through batch.utterances.
+NOT_COMPARED = (*EXECUTION_KEYS, "batch.at_full_scale", "batch.divided_by")
 
 
 class Job(NamedTuple):
@@ -34,7 +34,25 @@ def current_job(module: str, groups: Sequence[str]) -> Job:
     hydra = HydraConfig.get()
     choices = {group: str(hydra.runtime.choices.get(group) or "") for group in groups}
     overrides = identifying_overrides(list(hydra.overrides.task))
-    return Job(run_name(overrides), choices, overrides, shlex.join(["python", "-m", module, *overrides]))
+    return Job(run_name(overrides), choices, overrides, shell_command(module, overrides))
+
+
+def shell_command(module: str, overrides: Sequence[str]) -> str:
+    """Return the command that runs a module with these overrides and the --config-dir of this process."""
+    hydra: Any = HydraConfig.instance().cfg
+    return shlex.join(["python", "-m", module, *(config_flags(hydra.hydra) if hydra else []), *overrides])
+
+
+def config_flags(hydra: Any, **flags: str) -> list[str]:
+    """Return the --config-dir that Hydra was called with, and the flags of other providers of config files."""
+    flags = {"command-line": "--config-dir", **flags}
+    sources = [source for source in hydra.runtime.config_sources if source.provider in flags]
+    return [part for source in sources for part in (flags[source.provider], source.path)]
+
+
+def override_key(override: str) -> str:
+    """Return the key of KEY=VALUE, +KEY=VALUE or ~KEY."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def identifying_overrides(overrides: Sequence[str]) -> list[str]:
@@ -43,9 +61,8 @@ def identifying_overrides(overrides: Sequence[str]) -> list[str]:
     Sorting is stable, so the last of two values for one key still wins.
     """
     order = {"experiment": 0, "scale": 1}
-    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
-    kept = [(key, o) for key, o in zip(keys, overrides, strict=True) if not within(key, EXECUTION_KEYS)]
-    return [override for key, override in sorted(kept, key=lambda pair: (order.get(pair[0], 2), pair[0]))]
+    kept = [override for override in overrides if not within(override_key(override), EXECUTION_KEYS)]
+    return sorted(kept, key=lambda override: (order.get(override_key(override), 2), override_key(override)))
 
 
 def run_name(overrides: Sequence[str], experiment: str | None = None) -> str:
@@ -54,13 +71,13 @@ def run_name(overrides: Sequence[str], experiment: str | None = None) -> str:
     It has no character that is special to Hydra or a shell, since paths of checkpoints are typed in commands.
     """
     if experiment:
-        kept = [override for override in overrides if not override.startswith(("experiment=", "init_from="))]
+        kept = [override for override in overrides if override_key(override) not in ("experiment", "init_from")]
         overrides = [f"experiment={experiment}", *kept]
     parts = []
     for override in identifying_overrides(overrides):
-        key, _, value = override.lstrip("+").partition("=")
-        # Of a path the last folder is enough; of a checkpoint also its file, since every run has a best.pt. Runs
-        # whose names are equal all the same are told apart when their configs are compared.
+        key, value = override_key(override), override.partition("=")[2]
+        # A path is named by its last folder, and a checkpoint by its file too, since every run has a best.pt. Runs
+        # whose names are still equal are distinguished when their configs are compared.
         value = "-".join(value.rstrip("/").split("/")[-2 if value.endswith(".pt") else -1 :])
         parts.append(value if key == "experiment" else f"{key}-{value}")
     name = re.sub(r"[^\w.+-]+", "_", "+".join(parts)) or "default"
@@ -72,6 +89,6 @@ def run_name(overrides: Sequence[str], experiment: str | None = None) -> str:
 
 def study_name(name: str | None, search: str, overrides: Sequence[str]) -> str:
     """Return the name of a study's directory: the given one, or one by the settings that decide its trials."""
-    rest = {"search", *(f"study.{key}" for key in ("name", "storage", "trials", "heartbeat_seconds", "retries"))}
-    kept = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in rest]
+    rest = ("search", *(f"study.{key}" for key in ("name", "storage", "trials", "heartbeat_seconds", "retries")))
+    kept = [override for override in overrides if override_key(override) not in rest]
     return (str(name or "") or f"{search}+{run_name(kept)}".removesuffix("+default")).replace("/", "_")

@@ -1,17 +1,35 @@
-"""The rule of each setting of asr.train; models, features and torch's classes check their own."""
+"""The rule of each setting of asr.train and asr.search; models, features and torch's classes check their own."""
 
-from asr.settings import FRACTION, GROUP, POSITIVE, STRING, STRINGS, SWITCH, Rules, one_of, whole
+import re
+from dataclasses import fields
+
+from asr.settings import (
+    ABOVE_1,
+    BELOW_1,
+    FRACTION,
+    GROUP,
+    LIST,
+    NUMBER,
+    POSITIVE,
+    STRING,
+    STRINGS,
+    SWITCH,
+    Rule,
+    Rules,
+    one_of,
+    whole,
+)
+from asr.training.monitor import EXAMPLES
+from asr.training.state import EpochRecord
+
+METRICS = tuple(field.name for field in fields(EpochRecord) if field.name not in ("epoch", "step", EXAMPLES))
 
 TRAIN: Rules = {
     "model": GROUP,
-    "data": GROUP,
     "augment": GROUP,
     "optimizer": GROUP,
     "scheduler": GROUP,
-    "batch": GROUP,
     "features": GROUP,
-    "checkpoint": GROUP,
-    "tracking": GROUP,
     "seed": whole(0),
     "epochs": whole(1),
     "steps_per_epoch": whole(1).or_null,
@@ -21,7 +39,9 @@ TRAIN: Rules = {
     "max_non_finite": whole(1),
     "max_unreadable_share": FRACTION,
     "init_from": STRING.or_null,
+    "overfit_below": POSITIVE.or_null,
     "batch.at_full_scale": whole(1),
+    "batch.divided_by": whole(1),
     "batch.utterances": whole(1).or_null,
     "batch.seconds": POSITIVE.or_null,
     "batch.accumulate": whole(1),
@@ -48,4 +68,31 @@ TRAIN: Rules = {
     "data.test": STRINGS,
     "data.max_seconds": POSITIVE.or_null,
     "data.max_characters": whole(1).or_null,
+    "data.eval_utterances": whole(1).or_null,
 }
+FILE_NAME = Rule(
+    "letters, digits and . _ + - alone, as a directory is named after it",
+    lambda value: isinstance(value, str) and re.fullmatch(r"[\w.+-]+", value) is not None,
+)
+SEARCH: Rules = {
+    "search.kind": one_of("study", "range"),
+    "search.space": GROUP,
+    "study.name": FILE_NAME.or_null,
+    "study.storage": STRING,
+    "study.trials": whole(1),
+    "study.metric": one_of(*METRICS),
+    "study.baseline": SWITCH,
+    "study.seed": whole(0),
+    "study.random_trials": whole(0),
+    "study.pruner": one_of("median", "hyperband", "none"),
+    "study.pruned_by": one_of(*METRICS),
+    "study.startup_trials": whole(0),
+    "study.warmup_epochs": whole(0),
+    "study.heartbeat_seconds": whole(1),
+    "study.retries": whole(0),
+    "output_dir": STRING,
+}
+RANGE_TEST: Rules = {"search.steps": whole(1), "search.smoothing": BELOW_1, "search.diverged_at": ABOVE_1}
+# The fields of a setting in search.space, which Optuna's distributions validate further.
+RANGE: Rules = {"low": NUMBER, "high": NUMBER, "step": NUMBER.or_null, "log": SWITCH.or_null, "int": SWITCH.or_null}
+CHOICES: Rules = {"choices": LIST}

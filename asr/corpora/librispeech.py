@@ -1,24 +1,35 @@
-"""Read a tree of LibriSpeech's layout: PART/SPEAKER/CHAPTER/{ID.flac, SPEAKER-CHAPTER.trans.txt}."""
+"""Find the utterances of a tree of LibriSpeech's layout: PART/SPEAKER/CHAPTER/{ID.flac, SPEAKER-CHAPTER.trans.txt}."""
 
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import soundfile
-
-from asr.corpora.audio_files import hides_samples
-from asr.corpora.download import TOP
-from asr.corpora.utterance import IndexedCut, rate_problem
+from asr.corpora.index import Found, Rejected
 from asr.errors import InputError
 
+TOP = "LibriSpeech"  # the folder that every archive holds
 
-class Rejected(NamedTuple):
-    """An utterance that cannot be used; `path` is of the file at fault, relative to the root."""
 
-    id: str
-    path: str
-    reason: str
+class Published(NamedTuple):
+    """A published part: the MD5 of its PART.tar.gz, and its number of utterances."""
+
+    md5: str
+    utterances: int
+
+
+PARTS = {
+    # https://www.openslr.org/resources/12
+    "train-clean-100": Published("2a93770f6d5c6c964bc36631d331a522", 28_539),
+    "train-clean-360": Published("c0e676e450a7ff2f54aeade5171606fa", 104_014),
+    "train-other-500": Published("d1a0fd59409feb2c614ce4d30c387708", 148_688),
+    "dev-clean": Published("42e2234ba48799c1f50f24a7926300a1", 2_703),
+    "dev-other": Published("c8d0bcc9cca99d4f8b62fcc847357931", 2_864),
+    "test-clean": Published("32fa31d27d2e1cad72775fee3f4849a9", 2_620),
+    "test-other": Published("fb5a50374b501bb3bac4815ee91d3135", 2_939),
+    # Mini LibriSpeech: https://www.openslr.org/resources/31
+    "train-clean-5": Published("5df7d4e78065366204ca6845bb08f490", 1_519),
+    "dev-clean-2": Published("6d7ab67ac6a1d2c993d050e16d61080d", 1_089),
+}
 
 
 class Chapter(NamedTuple):
@@ -30,10 +41,6 @@ class Chapter(NamedTuple):
     transcripts: list[str]
 
 
-class _UnusableError(Exception):
-    """Raised for an audio file that cannot be used, with the reason."""
-
-
 def find_chapters(root: Path, part: str) -> list[Chapter]:
     """Return the chapters of a part, sorted by folder; InputError if there is no such part."""
     tree = root / part
@@ -43,7 +50,8 @@ def find_chapters(root: Path, part: str) -> list[Chapter]:
         there = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else None
         found = "does not exist" if there is None else f"has no folder {part}, only {', '.join(there) or 'nothing'}"
         raise InputError(
-            f"root={root} {found}; set root to the folder that holds the parts, or let prepare download it"
+            f"root={root} {found}; set root to the folder that holds {part}, or download=true for a part that can be "
+            f"downloaded: {', '.join(PARTS)}"
         )
     chapters = []
     for folder, _, names in os.walk(tree, onerror=_raise_unreadable, followlinks=True):
@@ -66,24 +74,20 @@ def _raise_unreadable(error: OSError) -> None:
     ) from error
 
 
-def scan_chapter(root: Path, chapter: Chapter, verify_audio: bool) -> tuple[list[IndexedCut], list[Rejected]]:
-    """Return the usable utterances of a chapter, and those that are rejected."""
-    texts, rejected = _read_transcripts(root, chapter)
-    claimed = {one.id for one in rejected} | texts.keys()
-    for name in chapter.audio:
-        if name.removesuffix(".flac") not in claimed:
-            path = os.path.join(chapter.folder, name)
-            rejected.append(Rejected(name.removesuffix(".flac"), path, "audio file without a transcript line"))
-    cuts = []
-    for id, text in texts.items():
-        path = os.path.join(chapter.folder, f"{id}.flac")
-        try:
-            samples, rate = _measure(root / path, verify_audio)
-        except _UnusableError as error:
-            rejected.append(Rejected(id, path, str(error)))
-            continue
-        cuts.append(IndexedCut(id, text, chapter.speaker, chapter.folder, rate, samples))
-    return cuts, rejected
+def find_utterances(root: Path, part: str) -> tuple[list[Found], list[Rejected]]:
+    """Return the utterances of root/PART/SPEAKER/CHAPTER/{ID.flac, SPEAKER-CHAPTER.trans.txt}, and unusable lines."""
+    found: list[Found] = []
+    rejected: list[Rejected] = []
+    for chapter in find_chapters(root, part):
+        texts, unusable = _read_transcripts(root, chapter)
+        claimed = {one.id for one in unusable} | texts.keys()
+        for name in chapter.audio:
+            if (id := name.removesuffix(".flac")) not in claimed:
+                path = os.path.join(chapter.folder, name)
+                unusable.append(Rejected(id, path, "audio file without a transcript line"))
+        found += [Found(id, chapter.speaker, text, f"{chapter.folder}/{id}.flac") for id, text in texts.items()]
+        rejected += unusable
+    return found, rejected
 
 
 def _read_transcripts(root: Path, chapter: Chapter) -> tuple[dict[str, str], list[Rejected]]:
@@ -120,40 +124,3 @@ def _read_transcripts(root: Path, chapter: Chapter) -> tuple[dict[str, str], lis
             else:
                 texts[id] = text.rstrip()
     return texts, rejected
-
-
-def _measure(path: Path, verify_audio: bool) -> tuple[int, int]:
-    """Return the number of samples of an audio file and its sample rate; _UnusableError if it cannot be used."""
-    try:
-        with soundfile.SoundFile(path) as audio:
-            if audio.channels != 1:
-                raise _UnusableError(
-                    f"{audio.channels} channels, must be one; mix down: ffmpeg -i IN.flac -ac 1 OUT.flac"
-                )
-            if problem := rate_problem(audio.samplerate):
-                raise _UnusableError(problem)
-            if audio.frames == 0:
-                raise _UnusableError("no samples")
-            audio.seek(audio.frames - 1)  # fails if the end of the file is cut off, and costs 0.1 ms
-            if len(audio.read(1)) != 1:
-                raise _UnusableError("cut off: its last sample is missing")
-            if verify_audio:
-                audio.seek(0)
-                _verify(audio)
-                if hides_samples(path):
-                    raise _UnusableError(f"more samples than the {audio.frames:,} that its header declares")
-            return audio.frames, audio.samplerate
-    except soundfile.LibsndfileError as error:
-        raise _UnusableError(f"unreadable or cut off ({error.error_string})") from error
-    except OSError as error:
-        raise _UnusableError(f"unreadable or cut off ({error.strerror})") from error
-
-
-def _verify(audio: soundfile.SoundFile) -> None:
-    samples = audio.read(dtype="float32")
-    if len(samples) != audio.frames:
-        raise _UnusableError(f"cut off or damaged: {len(samples):,} of {audio.frames:,} samples can be decoded")
-    if not np.isfinite(samples).all():
-        raise _UnusableError("samples that are not finite")
-    if not samples.any():
-        raise _UnusableError("nothing but silence")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from zlib import crc32
 
 import audiomentations
 import numpy as np
@@ -64,10 +65,27 @@ class Speed:
             )
         self.p, self.slowest, self.fastest = p, slowest, fastest
 
-    def draw(self, *key: object) -> float:
-        """Return a speed that depends on the key alone: batches of similar length are made before the audio is read."""
-        own = random.Random(repr(key))
-        return own.uniform(self.slowest, self.fastest) if own.random() < self.p else 1.0
+    def draw(self, numbers: np.ndarray) -> np.ndarray:
+        """Turn numbers in [0, 1) into speeds."""
+        changed = self.slowest + numbers / (self.p or 1) * (self.fastest - self.slowest)
+        return np.where(numbers < self.p, changed, 1.0)
+
+
+def id_keys(ids: Sequence[str]) -> np.ndarray:
+    """Return a number for each id, by which `uniform` draws."""
+    return np.fromiter((crc32(id.encode()) for id in ids), np.uint64, len(ids))
+
+
+def uniform(seed: int, data_epoch: int, keys: np.ndarray) -> np.ndarray:
+    """Draw a number in [0, 1) for each key, a function of the seed, the epoch of the data and the key alone.
+
+    source: SplitMix64's finaliser, Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators"
+    """
+    start = np.frombuffer(blake2b(f"{seed} {data_epoch}".encode(), digest_size=8).digest(), np.uint64)
+    z = keys * np.uint64(0x9E3779B97F4A7C15) + start
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) / 2**53
 
 
 def at_speed(samples: np.ndarray, speed: float) -> np.ndarray:
@@ -107,9 +125,9 @@ class Augment:
         """The lowest speed that can be drawn."""
         return min(1.0, self.speed.slowest) if self.speed else 1.0
 
-    def speed_of(self, *key: object) -> float:
-        """Return the speed of an utterance, which depends on the key alone."""
-        return self.speed.draw(*key) if self.speed else 1.0
+    def speeds(self, seed: int, data_epoch: int, keys: np.ndarray) -> np.ndarray:
+        """Draw the speed of each utterance in an epoch of the data; keys: see id_keys."""
+        return self.speed.draw(uniform(seed, data_epoch, keys)) if self.speed else np.ones(len(keys))
 
     def waveform(self, samples: np.ndarray, sample_rate: int, speed: float = 1.0) -> np.ndarray:
         """Change the speed of (N,) float32 samples in -1..1 and transform them; returns (N',) float32."""

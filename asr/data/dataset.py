@@ -1,4 +1,4 @@
-"""Turn cuts into batches: read, augment, transform to features and pad, in the loader's workers."""
+"""Turn utterances into batches: read, augment, transform to features and pad, in the loader's workers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lhotse.cut import Cut
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from asr.corpora.manifest import Utterance
 from asr.data.audio import UnreadableError, load_audio
 from asr.data.augment import Augment, seeded
 from asr.data.batches import Position
@@ -52,8 +52,8 @@ class Batch(NamedTuple):
         return 1 - float(self.lengths.sum()) / frames if frames else 0.0
 
 
-class Utterance(NamedTuple):
-    """One utterance, ready for a batch. features: (T, F)."""
+class Example(NamedTuple):
+    """An utterance, ready for a batch. features: (T, F)."""
 
     id: str
     reference: str
@@ -64,7 +64,7 @@ class Utterance(NamedTuple):
 
 @dataclass(frozen=True)
 class UtteranceDataset(Dataset):
-    """Map (position, cuts) to a Batch, or to the InputError that stopped it.
+    """Map (position, utterances) to a Batch, or to the InputError that stopped it.
 
     augment: of training utterances, seeded by (seed, epoch of the data, utterance id); None for dev and test
     skip_unreadable: leave out utterances without usable audio and name them in the batch; otherwise the first one is an
@@ -77,41 +77,41 @@ class UtteranceDataset(Dataset):
     seed: int
     skip_unreadable: bool = False
 
-    def __getitem__(self, item: tuple[Position, list[Cut]]) -> Batch | InputError:
-        position, cuts = item
-        utterances: list[Utterance] = []
+    def __getitem__(self, item: tuple[Position, list[Utterance]]) -> Batch | InputError:
+        position, utterances = item
+        examples: list[Example] = []
         unreadable: list[Unreadable] = []
-        for cut in cuts:
+        for utterance in utterances:
             try:
-                utterances.append(self.utterance(cut, position.pass_number))
+                examples.append(self.example(utterance, position.data_epoch))
             except UnreadableError as error:
                 if not self.skip_unreadable:
                     # Returned, not raised: the loader would wrap it into the traceback of its worker.
                     return error
                 unreadable.append(Unreadable(*error.args))
-        return collate(position, utterances, unreadable, self.features.n_mels)
+        return collate(position, examples, unreadable, self.features.n_mels)
 
-    def utterance(self, cut: Cut, data_epoch: int) -> Utterance:
-        """Read, augment and transform one cut."""
-        with one_thread(), seeded(self.seed, data_epoch, cut.id):
-            samples = self._waveform(cut, data_epoch)
-            features = self.features(torch.from_numpy(samples), self.augment.spectrogram if self.augment else ())
-        reference = self.alphabet.normalize(cut.supervisions[0].text or "")
-        return Utterance(
-            cut.id, reference, features.T, torch.tensor(self.alphabet.encode(reference), dtype=torch.long), cut.duration
-        )
+    def example(self, utterance: Utterance, data_epoch: int) -> Example:
+        """Read, augment and transform one utterance."""
+        with one_thread(), seeded(self.seed, data_epoch, utterance.id):
+            samples = self._waveform(utterance)
+            features = self.features(
+                torch.from_numpy(np.ascontiguousarray(samples)), self.augment.spectrogram if self.augment else ()
+            )
+        reference = self.alphabet.normalize(utterance.text)
+        targets = torch.tensor(self.alphabet.encode(reference), dtype=torch.long)
+        return Example(utterance.id, reference, features.T, targets, utterance.seconds)
 
-    def waveform(self, cut: Cut, data_epoch: int) -> np.ndarray:
+    def waveform(self, utterance: Utterance, data_epoch: int) -> np.ndarray:
         """Return the (N,) samples of which the spectrogram is computed, to listen to."""
-        with seeded(self.seed, data_epoch, cut.id):
-            return self._waveform(cut, data_epoch)
+        with seeded(self.seed, data_epoch, utterance.id):
+            return self._waveform(utterance)
 
-    def _waveform(self, cut: Cut, data_epoch: int) -> np.ndarray:
-        samples = load_audio(cut, self.features.sample_rate)
+    def _waveform(self, utterance: Utterance) -> np.ndarray:
+        samples = load_audio(utterance, self.features.sample_rate)
         if self.augment is None:
             return samples
-        speed = self.augment.speed_of(self.seed, data_epoch, cut.id)
-        return self.augment.waveform(samples, self.features.sample_rate, speed)
+        return self.augment.waveform(samples, self.features.sample_rate, utterance.speed)
 
 
 @contextmanager
@@ -125,23 +125,23 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def collate(position: Position, utterances: list[Utterance], unreadable: list[Unreadable], n_mels: int) -> Batch:
-    """Pad utterances of n_mels mel bins to a batch."""
-    frames = [len(u.features) for u in utterances]
-    symbols = [len(u.targets) for u in utterances]
-    features = torch.zeros(len(utterances), n_mels, max(frames, default=0))
-    targets = torch.zeros(len(utterances), max(symbols, default=0), dtype=torch.long)
-    for row, one in enumerate(utterances):
+def collate(position: Position, examples: list[Example], unreadable: list[Unreadable], n_mels: int) -> Batch:
+    """Pad examples of n_mels mel bins to a batch."""
+    frames = [len(u.features) for u in examples]
+    symbols = [len(u.targets) for u in examples]
+    features = torch.zeros(len(examples), n_mels, max(frames, default=0))
+    targets = torch.zeros(len(examples), max(symbols, default=0), dtype=torch.long)
+    for row, one in enumerate(examples):
         features[row, :, : frames[row]] = one.features.T
         targets[row, : symbols[row]] = one.targets
     return Batch(
         position,
-        [u.id for u in utterances],
-        [u.reference for u in utterances],
+        [u.id for u in examples],
+        [u.reference for u in examples],
         features,
         torch.tensor(frames, dtype=torch.long),
         targets,
         torch.tensor(symbols, dtype=torch.long),
-        sum((u.seconds for u in utterances), 0.0),
+        sum((u.seconds for u in examples), 0.0),
         unreadable,
     )

@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torchaudio.transforms import MelScale, Spectrogram
 
 from asr.settings import POSITIVE, SAMPLE_RATES, one_of, require, whole
 
+Samples = TypeVar("Samples", int, np.ndarray)
 SpectrogramTransform = Callable[[Tensor], Tensor]
 
 
@@ -53,9 +56,9 @@ class LogMel(nn.Module):
             warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
             self.mel = MelScale(n_mels, sample_rate, f_max=max_hz, n_stft=n_fft // 2 + 1)
 
-    def frames(self, samples: int) -> int:
+    def frames(self, samples: Samples) -> Samples:
         """Return the number of frames of so many samples: one more than whole hops, since the window is centred."""
-        return max(samples, self.shortest) // self.hop_samples + 1
+        return np.maximum(samples, self.shortest) // self.hop_samples + 1
 
     def forward(self, waveform: Tensor, masks: Sequence[SpectrogramTransform] = ()) -> Tensor:
         """Return the features (F, T), T = frames(N), of a waveform (N,) in -1..1; masks are applied to mel (F, T)."""

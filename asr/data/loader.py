@@ -6,41 +6,46 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 
+import numpy as np
 import torch
-from lhotse import CutSet
-from lhotse.dataset.sampling import SimpleCutSampler
 from torch.utils.data import DataLoader
 
-from asr.data.batches import SINGLE, WHOLE, EpochSampler, Passes, Position, Share
+from asr.corpora.manifest import Utterances
+from asr.data.batches import WHOLE, EpochBatches, Position, Shard, fill, micro_batches
 from asr.data.dataset import Batch, UtteranceDataset
 from asr.errors import InputError
 
 
 def training_batches(
     dataset: UtteranceDataset,
-    passes: Passes,
+    batches: EpochBatches,
     start: Position,
     workers: int,
     pin_memory: bool,
-    share: Share = WHOLE,
+    shard: Shard = WHOLE,
 ) -> Iterator[Batch]:
     """Yield the micro-batches of a shard from `start` on, without end; they are the same for any number of workers."""
-    return _load(dataset, EpochSampler(passes, start, share), workers, pin_memory)
+    return _load(dataset, micro_batches(batches, start, shard), workers, pin_memory)
 
 
 def evaluation_batches(
-    dataset: UtteranceDataset, cuts: CutSet, seconds: float, workers: int, pin_memory: bool, share: Share = WHOLE
+    dataset: UtteranceDataset,
+    utterances: Utterances,
+    seconds: float,
+    workers: int,
+    pin_memory: bool,
+    shard: Shard = WHOLE,
 ) -> Iterator[Batch]:
-    """Yield every cut once, in batches of similar length.
+    """Yield every utterance once, in batches of similar length.
 
     seconds: the most audio in a batch, with padding; a batch has one utterance at least
-    share:   a process gets every processes-th batch, undivided
+    shard:   a process gets every processes-th batch, undivided
     """
-    by_length = cuts.sort_by_duration(ascending=False)
-    sampler = SimpleCutSampler(by_length, max_duration=seconds, shuffle=False, **SINGLE)
-    numbered = [(Position(0, index), list(batch)) for index, batch in enumerate(sampler)]
-    return _load(dataset, numbered[share.rank :: share.processes], workers, pin_memory)
+    rows = fill(np.argsort(-utterances.seconds, kind="stable"), utterances.seconds, seconds)
+    numbered = ((Position(0, index), utterances.rows(rows[index])) for index in range(len(rows)))
+    return _load(dataset, islice(numbered, shard.rank, None, shard.processes), workers, pin_memory)
 
 
 def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory: bool) -> Iterator[Batch]:

@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from lhotse import CutSet
 from omegaconf import DictConfig
 
-from asr.corpora.cuts import load_cuts
+from asr.corpora.manifest import Utterances, read_manifest
 from asr.data.selection import Selection
 from asr.errors import InputError
 
 
 @dataclass(frozen=True)
 class Data:
-    """The cuts of a run by role; each test part is scored on its own."""
+    """The utterances of a run by role; each test part is scored on its own."""
 
     train: dict[str, Selection]
     dev: dict[str, Selection]
@@ -24,40 +22,33 @@ class Data:
         """Return the parts by role."""
         return {"train": self.train, "dev": self.dev, "test": self.test}
 
-    def training_cuts(self) -> CutSet:
-        """Return the cuts of all training parts."""
-        return _joined(self.train)
+    def training_utterances(self) -> Utterances:
+        """Return the utterances of all training parts."""
+        return Utterances.joined([selection.kept for selection in self.train.values()])
 
-    def dev_cuts(self) -> CutSet:
-        """Return the cuts of all dev parts."""
-        return _joined(self.dev)
-
-
-def _joined(parts: dict[str, Selection]) -> CutSet:
-    return CutSet.from_cuts(cut for selection in parts.values() for cut in selection.kept)
+    def dev_utterances(self) -> Utterances:
+        """Return the utterances of all dev parts."""
+        return Utterances.joined([selection.kept for selection in self.dev.values()])
 
 
-def load_parts(config: DictConfig, sources: Sequence[str]) -> Iterator[tuple[str, CutSet]]:
-    """Load each source when it is asked for, and yield its name (a file's without folder and suffixes) and its cuts."""
-    names = [Path(source).name.split(".")[0] for source in sources]
-    for name, source in zip(names, sources, strict=True):
-        if names.count(name) > 1:
-            raise InputError(
-                f"{list(sources)}: {name} is named twice; name each part once, and give each file its own name"
-            )
-        yield name, load_cuts(source, Path(config.root), Path(config.manifests))
+def load_parts(config: DictConfig, parts: Sequence[str]) -> Iterator[tuple[str, Utterances]]:
+    """Read each part when it is asked for, and yield its name and its utterances."""
+    for part in parts:
+        if parts.count(part) > 1:
+            raise InputError(f"{list(parts)}: {part} is named twice; name each part once")
+        yield part, read_manifest(config.root, config.manifests, part)
 
 
 def validate_roles(data: Data) -> None:
     """Raise an InputError if an utterance is in two roles, such as train and test."""
-    seen: dict[str, str] = {}
+    seen: dict[str, set[str]] = {}
     for role, parts in data.roles().items():
-        for source, selection in parts.items():
-            place = f"{role} ({source})"
-            for cut in selection.kept:
-                if cut.id in seen:
+        for part, selection in parts.items():
+            place, ids = f"{role} ({part})", set(selection.kept.table["id"].to_pylist())
+            for other, others in seen.items():
+                if common := ids & others:
                     raise InputError(
-                        f"{cut.id} is in {seen[cut.id]} and in {place}: an utterance may have one role only, or the "
+                        f"{min(common)} is in {other} and in {place}: an utterance may have one role only, or the "
                         "scores mean nothing; take one of the parts out"
                     )
-                seen[cut.id] = place
+            seen[place] = ids

@@ -1,53 +1,50 @@
 """Select the utterances to train on, and say which are dropped and why."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lhotse import CutSet
-from lhotse.cut import Cut
+import numpy as np
+import pyarrow as pa
 
-from asr.corpora.utterance import IndexedCut
+from asr.corpora.manifest import Utterances
 from asr.data.text import Alphabet, frames_needed
 
 
-@dataclass
+@dataclass(frozen=True)
 class Dropped:
     """The utterances that are dropped for one reason."""
 
-    ids: list[str] = field(default_factory=list)
-    hours: float = 0.0
+    ids: list[str]
+    hours: float
 
     @property
     def utterances(self) -> int:
-        """How many there are."""
+        """Return how many there are."""
         return len(self.ids)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The cuts that are kept, and by reason those that are dropped."""
+    """The utterances that are kept (all, unless a reason is given), and by reason those that are dropped."""
 
-    kept: CutSet
-    hours: float
+    kept: Utterances
     dropped: dict[str, Dropped] = field(default_factory=dict)
 
     @property
-    def total(self) -> int:
-        """Utterances before the selection."""
-        return len(self.kept) + sum(dropped.utterances for dropped in self.dropped.values())
+    def hours(self) -> float:
+        """Return the hours of audio that are kept."""
+        return self.kept.hours
 
-    @classmethod
-    def of_all(cls, cuts: Iterable[Cut]) -> "Selection":
-        """Keep every cut, as for dev and test."""
-        kept = list(cuts)
-        return cls(CutSet.from_cuts(kept), sum(cut.duration for cut in kept) / 3600)
+    @property
+    def total(self) -> int:
+        """Return the number of utterances before the selection."""
+        return len(self.kept) + sum(dropped.utterances for dropped in self.dropped.values())
 
 
 def select(
-    cuts: Iterable[Cut],
+    utterances: Utterances,
     alphabet: Alphabet,
-    output_frames: Callable[[float], int],
+    output_frames: Callable[[np.ndarray], np.ndarray],
     max_seconds: float | None,
     max_characters: int | None,
 ) -> Selection:
@@ -57,25 +54,27 @@ def select(
                    nothing. One without a character of the alphabet is dropped too
     output_frames: seconds -> the number of frames that the model outputs. Where CTC needs more, the loss is infinite
     """
-    kept: list[Cut] = []
-    dropped: dict[str, Dropped] = defaultdict(Dropped)
-    for cut in cuts:
-        text = alphabet.normalize(cut.text if isinstance(cut, IndexedCut) else cut.supervisions[0].text or "")
-        seconds = cut.duration
-        if max_seconds is not None and seconds >= max_seconds:
-            reason = f"too long (>= {max_seconds:g} s)"
-        elif max_characters is not None and len(text) >= max_characters:
-            reason = f"too many characters (>= {max_characters})"
-        elif not text:
-            reason = "no text"
-        elif (frames := output_frames(seconds)) < 2 * len(text) and frames < frames_needed(text):  # at most two each
-            reason = "CTC cannot align"
-        else:
-            kept.append(cut)
-            continue
-        dropped[reason].ids.append(cut.id)
-        dropped[reason].hours += seconds / 3600
-    return Selection(CutSet.from_cuts(kept), sum(cut.duration for cut in kept) / 3600, dict(dropped))
+    seconds, texts = utterances.seconds, utterances.table["text"]
+    lengths = (len(alphabet.normalize(text)) for chunk in texts.chunks for text in chunk.to_pylist())
+    characters = np.fromiter(lengths, int, len(utterances))
+    frames = output_frames(seconds)
+    too_short = frames < characters
+    for row in np.flatnonzero((frames < 2 * characters) & ~too_short):  # a symbol needs two frames at most
+        too_short[row] = frames[row] < frames_needed(alphabet.normalize(texts[row].as_py()))
+    reasons = {
+        f"too long (>= {max_seconds:g} s)" if max_seconds else "": seconds >= (max_seconds or np.inf),
+        f"too many characters (>= {max_characters})": characters >= (max_characters or np.inf),
+        "no text": characters == 0,
+        "CTC cannot align": too_short,
+    }
+    kept = np.ones(len(utterances), bool)
+    dropped = {}
+    for reason, concerned in reasons.items():
+        if (now := kept & concerned).any():
+            ids = utterances.table["id"].filter(pa.array(now)).to_pylist()
+            dropped[reason] = Dropped(ids, float(seconds[now].sum()) / 3600)
+            kept &= ~concerned
+    return Selection(utterances.filter(kept), dropped)
 
 
 def describe_dropped(selection: Selection) -> str:

@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
 from asr.data.augment import Augment
 from asr.data.dataset import UtteranceDataset
 from asr.data.features import LogMel
@@ -34,10 +37,10 @@ class Recognizer:
             raise InputError(f"features: {dict(config['features'])} is invalid: {error}") from error
         return cls(alphabet, features, make_model(n_mels=features.n_mels, n_classes=alphabet.size))
 
-    def output_frames(self, seconds: float) -> int:
-        """Return the number of output frames for an utterance of the given duration in seconds."""
-        frames = self.features.frames(round(seconds * self.features.sample_rate))
-        return self.model.output_lengths(frames)
+    def output_frames(self, seconds: np.ndarray) -> np.ndarray:
+        """Return the number of output frames for each duration in seconds."""
+        samples = np.rint(seconds * self.features.sample_rate).astype(int)
+        return self.model.output_lengths(torch.from_numpy(self.features.frames(samples))).numpy()
 
     def dataset(self, augment: Augment | None, seed: int, skip_unreadable: bool = False) -> UtteranceDataset:
         """Return the dataset that reads batches; skip_unreadable leaves out audio that cannot be read."""

@@ -1,1 +1,1 @@
-"""What `python -m asr.report` is made of: runs are read back, compared, judged, and written as blocks of a page."""
+"""Read runs back from MLflow, compare and judge them, and write the report."""

@@ -1,7 +1,7 @@
-"""The claims of conf/claims/NAME.yaml, read and checked; conf/claims/writeup.yaml explains the fields."""
+"""Read and check the claims of conf/claims/NAME.yaml; conf/claims/writeup.yaml explains the fields."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -9,31 +9,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr.errors import InputError, first_line
-from asr.reporting.experiments import Experiment, find_option, load_experiments
+from asr.reporting.experiments import Experiment, find_option, load_experiment
 
-
-class Kind(StrEnum):
-    """What a claim is: found by someone, or supposed."""
-
-    finding = "finding"
-    hypothesis = "hypothesis"
-
-
-class Rule(StrEnum):
-    """How pairs of runs become one verdict."""
-
-    mean = "mean"
-    each = "each"
-    failure = "failure"
-
-
-class Measure(StrEnum):
-    """An error rate: of the corpus, or the mean over utterances."""
-
-    cer = "cer"
-    wer = "wer"
-    mean_cer = "mean_cer"
-    mean_wer = "mean_wer"
+Kind = StrEnum("Kind", ["finding", "hypothesis"])
+Rule = StrEnum("Rule", ["mean", "each", "failure"])
+Measure = StrEnum("Measure", ["cer", "wer", "mean_cer", "mean_wer"])
 
 
 class Variant(NamedTuple):
@@ -53,7 +33,7 @@ class Sample:
 
     @property
     def variant(self) -> Variant:
-        """The run's experiment and augmentation."""
+        """Return the run's experiment and augmentation."""
         return Variant(self.experiment, self.augment)
 
 
@@ -65,22 +45,22 @@ class Pair:
     better: Sample = field(default_factory=Sample)
 
     @property
+    def samples(self) -> tuple[Sample, Sample]:
+        """Return both samples, the worse one first."""
+        return self.worse, self.better
+
+    @property
     def is_paired(self) -> bool:
         """Return whether both are scored on the same utterances."""
         return self.worse.part == self.better.part
 
-    def on(self, part: str) -> "Pair":
-        """Return the same pair, scored on a test part."""
-        return Pair(*(Sample(*sample.variant, part) for sample in (self.worse, self.better)))
-
-
-class Question(NamedTuple):
-    """Pairs that get one verdict together."""
-
-    name: str
-    pairs: list[Pair]
-    rule: Rule
-    measure: Measure
+    @property
+    def name(self) -> str:
+        """Return a name for a pair that gets a verdict of its own."""
+        if self.worse.variant == self.better.variant:
+            return self.worse.experiment
+        worse, better = (f"{sample.experiment} {sample.augment}" for sample in self.samples)
+        return f"{worse} ({self.worse.part}) against {better} ({self.better.part})"
 
 
 @dataclass
@@ -96,18 +76,24 @@ class Claim:
     sweep: str | None = None
 
     @property
-    def samples(self) -> list[Sample]:
-        """Every sample of every pair."""
-        return [sample for pair in self.pairs for sample in (pair.worse, pair.better)]
+    def test_parts(self) -> list[str]:
+        """Return the test parts that its pairs are scored on."""
+        return self.parts or [sample.part for sample in self.samples]
 
     @property
-    def questions(self) -> list[Question]:
-        """One for each of the claim's parts, or for each pair that names its own."""
-        if self.parts:
-            asked = {part: [pair.on(part) for pair in self.pairs] for part in self.parts}
-        else:
-            asked = {_name(pair): [pair] for pair in self.pairs}
-        return [Question(name, pairs, self.rule, self.measure) for name, pairs in asked.items()]
+    def questions(self) -> dict[str, list[Pair]]:
+        """Return the pairs that get one verdict together: all on a part, or each alone where it names its own parts."""
+        if not self.parts:
+            return {pair.name: [pair] for pair in self.pairs}
+        return {
+            part: [Pair(*(replace(sample, part=part) for sample in pair.samples)) for pair in self.pairs]
+            for part in self.parts
+        }
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Return every sample of every pair."""
+        return [sample for pair in self.pairs for sample in pair.samples]
 
 
 @dataclass
@@ -121,7 +107,7 @@ class Comparison:
 
     @property
     def variants(self) -> list[Variant]:
-        """Every experiment with every augmentation."""
+        """Return every experiment with every augmentation."""
         return [Variant(experiment, augment) for experiment in self.experiments for augment in self.augments]
 
 
@@ -159,7 +145,8 @@ def read_claims(config: DictConfig) -> Claims:
         raise InputError("claims: the file states none; conf/claims/writeup.yaml is an example")
     named = [sample.experiment for claim in claims.claims.values() for sample in claim.samples]
     compared = [name for comparison in claims.comparisons.values() for name in comparison.experiments]
-    claims.known = load_experiments(list(dict.fromkeys([*claims.experiments, *compared, *named])), "claims")
+    for name in dict.fromkeys([*claims.experiments, *compared, *named]):
+        claims.known[name] = load_experiment(name, "claims")
     claims.experiments = claims.experiments or list(dict.fromkeys(named))
     for name, claim in claims.claims.items():
         _check(name, claim)
@@ -170,23 +157,6 @@ def read_claims(config: DictConfig) -> Claims:
         for augment in comparison.augments:
             find_option("augment", augment, f"claims ({name})")
     return claims
-
-
-def check_parts(claims: Claims, known: Sequence[str]) -> None:
-    """Raise InputError for a test part of a claim or comparison that is none of these."""
-    for name, part in _named_parts(claims):
-        if part not in known:
-            raise InputError(
-                f"claims ({name}): there is no test part {part!r}: no run was scored on it, and LibriSpeech has none "
-                f"of this name. Name one of these: {', '.join(known)}"
-            )
-
-
-def _named_parts(claims: Claims) -> Iterator[tuple[str, str]]:
-    for name, claim in claims.claims.items():
-        yield from ((name, sample.part) for q in claim.questions for p in q.pairs for sample in (p.worse, p.better))
-    for name, comparison in claims.comparisons.items():
-        yield from ((name, part) for part in comparison.parts)
 
 
 def _check(name: str, claim: Claim) -> None:
@@ -206,10 +176,13 @@ def _check(name: str, claim: Claim) -> None:
         find_option("sweep", claim.sweep, f"claims ({name})")
 
 
-def _name(pair: Pair) -> str:
-    """Name a pair that gets a verdict of its own."""
-    worse, better = (
-        sample.experiment if pair.worse.variant == pair.better.variant else f"{sample.experiment} {sample.augment}"
-        for sample in (pair.worse, pair.better)
-    )
-    return worse if worse == better else f"{worse} ({pair.worse.part}) against {better} ({pair.better.part})"
+def check_parts(claims: Claims, known: Sequence[str]) -> None:
+    """Raise InputError for a test part of a claim or comparison that is none of these."""
+    named = [(name, part) for name, claim in claims.claims.items() for part in claim.test_parts]
+    named += [(name, part) for name, comparison in claims.comparisons.items() for part in comparison.parts]
+    for name, part in named:
+        if part not in known:
+            raise InputError(
+                f"claims ({name}): there is no test part {part!r}: no run was scored on it, and LibriSpeech has none "
+                f"of this name. Name one of these: {', '.join(known)}"
+            )

@@ -1,12 +1,11 @@
-"""The experiments, augmentations and sweeps that conf/ has, and what their files say of themselves."""
+"""Find the experiments, augmentations and sweeps of conf/, and read what their files say about themselves."""
 
 import re
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -16,11 +15,10 @@ from asr.cli import CONF
 from asr.errors import InputError
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(NamedTuple):
     """An experiment of conf/experiment.
 
-    about:   the first comment of its file
+    about:   the first comment of its file, without the experiment's name before it
     augment: the augmentation that it trains with unless augment= says otherwise
     """
 
@@ -28,16 +26,9 @@ class Experiment:
     augment: str
 
 
-def config_folders() -> list[Path]:
-    """Return conf/ and the folders that --config-dir and hydra.searchpath add to it."""
-    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
-    folders = [Path(source.path) for source in sources if source.schema == "file"]
-    return [CONF, *(folder for folder in folders if folder != CONF)]
-
-
 def find_option(group: str, name: str, named_by: str) -> Path:
     """Return the file of an option such as experiment=exp1; InputError, beginning with named_by, if there is none."""
-    files = {path.stem: path for folder in config_folders() for path in sorted((folder / group).glob("*.yaml"))}
+    files = {path.stem: path for folder in _config_folders() for path in sorted((folder / group).glob("*.yaml"))}
     if name not in files:
         near = get_close_matches(name, files, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
@@ -48,11 +39,11 @@ def find_option(group: str, name: str, named_by: str) -> Path:
     return files[name]
 
 
-def load_experiments(names: Sequence[str], named_by: str) -> dict[str, Experiment]:
-    """Return the experiments of these names, in this order."""
-    files = {name: find_option("experiment", name, named_by) for name in names}
-    folders = tuple(config_folders())
-    return {name: Experiment(_first_comment(file), _augment(name, folders)) for name, file in files.items()}
+def load_experiment(name: str, named_by: str) -> Experiment:
+    """Return the experiment of this name; InputError, beginning with named_by, if there is none."""
+    file = find_option("experiment", name, named_by)
+    comment = re.search(r"^# (?!@package)(.*)", file.read_text(), re.MULTILINE)  # the first that is not Hydra's
+    return Experiment(comment[1].removeprefix(f"{name}: ") if comment else "", _augment(name, _config_folders()))
 
 
 @cache
@@ -65,7 +56,7 @@ def _augment(experiment: str, folders: tuple[Path, ...]) -> str:
         return str(compose("train", overrides, return_hydra_config=True).hydra.runtime.choices.augment)
 
 
-def _first_comment(file: Path) -> str:
-    """Return the file's first comment line that is not Hydra's, without the experiment's name before it."""
-    comments = re.findall(r"^# (?!@package)(.*)", file.read_text(), re.MULTILINE)
-    return comments[0].removeprefix(f"{file.stem}: ") if comments else ""
+def _config_folders() -> tuple[Path, ...]:
+    """Return conf/ and the folders that --config-dir and hydra.searchpath add to it."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return tuple(dict.fromkeys([CONF, *(Path(source.path) for source in sources if source.schema == "file")]))

@@ -1,32 +1,54 @@
 """Group the runs that may be compared: those of one scale, one corpus and the same other overrides."""
 
 import shlex
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from asr.config.naming import EXECUTION_KEYS, NOT_COMPARED
-from asr.reporting.claims import Comparison, Variant
+from asr.metrics import Scored
+from asr.reporting.claims import Claim, Sample, Variant
 from asr.reporting.experiments import Experiment
-from asr.reporting.published import librispeech
-from asr.reporting.tracked import StoredRun
+from asr.reporting.published import published
+from asr.reporting.runs import StoredRun
 from asr.settings import differences, within
 
 AS_PUBLISHED = ("data.root", "seed", "device", "precision", "deterministic")  # leave an experiment what it is
-KEPT_SHARE = 0.5  # the writeup's filters keep 53 to 62 % of a training part's utterances
+KEPT_SHARES = {"train": 0.5, "dev": 0.0, "test": 1.0}  # the writeup's filters keep 53 to 62 % of a training part
+EXAMPLES = 5  # utterances a test part
 
 
 @dataclass(frozen=True)
 class Group:
     """Runs that belong together.
 
-    runs:        of each variant all finished ones, the newest first
+    finished:    all that finished, the newest first
     experiments: those that a group may have, in the order of the report
     """
 
     overrides: tuple[str, ...]
-    runs: dict[Variant, list[StoredRun]]
+    finished: list[StoredRun]
     experiments: Mapping[str, Experiment]
+
+    @cached_property
+    def runs(self) -> dict[Variant, StoredRun]:
+        """Return the newest run of each variant, in the order of the experiments."""
+        newest = {run.variant: run for run in reversed(self.finished)}
+        order = list(self.experiments)
+        variants = sorted(newest, key=lambda v: (order.index(v.experiment), v != self.own(v.experiment), v))
+        return {variant: newest[variant] for variant in variants}
+
+    @property
+    def repeats(self) -> dict[Variant, int]:
+        """Return the variants with more than one finished run, and how many each has."""
+        counted = Counter(run.variant for run in self.finished)
+        return {variant: count for variant, count in counted.items() if count > 1}
 
     def own(self, experiment: str) -> Variant:
         """Return the experiment as it is configured."""
@@ -37,37 +59,19 @@ class Group:
         is_own = variant == self.own(variant.experiment)
         return variant.experiment if is_own else f"{variant.experiment} with {variant.augment}"
 
-    def newest(self, variant: Variant) -> StoredRun | None:
-        """Return the variant's newest run."""
-        return next(iter(self.runs.get(variant, [])), None)
+    def counts(self, sample: Sample, measure: str) -> pd.DataFrame | None:
+        """Return the errors of a sample's utterances, or None if there is no such run or it was not scored on them."""
+        run = self.runs.get(sample.variant)
+        return run.counts(sample.part, measure) if run and sample.part in run.scored else None
 
-    def stage_before(self, run: StoredRun) -> StoredRun | None:
-        """Return the run whose best checkpoint this one started from, if it is in the group."""
-        started_from = run.params.get("init_from")
-        return next(
-            (r for r in self.all_newest.values() if f"{r.params.get('output_dir')}/best.pt" == started_from), None
-        )
-
-    def can_show(self, comparison: Comparison) -> bool:
-        """Return whether enough of a comparison was run to compare anything."""
-        return sum(variant in self.runs for variant in comparison.variants) > 1
+    def shown(self, experiments: Sequence[str]) -> list[Variant]:
+        """Return these experiments, run or not, then what else was run."""
+        return list(dict.fromkeys([*map(self.own, experiments), *self.runs]))
 
     @property
-    def all_newest(self) -> dict[Variant, StoredRun]:
-        """The newest run of each variant, in the order of the experiments."""
-        order = list(self.experiments)
-        variants = sorted(self.runs, key=lambda v: (order.index(v.experiment), v != self.own(v.experiment), v))
-        return {variant: self.runs[variant][0] for variant in variants}
-
-    @property
-    def repeats(self) -> list[str]:
-        """Variants with more than one finished run, and how many."""
-        return [f"{self.label(variant)} ({len(runs)})" for variant, runs in self.runs.items() if len(runs) > 1]
-
-    @property
-    def parts(self) -> list[str]:
-        """The test parts of any of the runs."""
-        return sorted({part for run in self.all_newest.values() for part in run.scored})
+    def test_parts(self) -> list[str]:
+        """Return the test parts of any of the runs."""
+        return sorted({part for run in self.runs.values() for part in run.scored})
 
     def command(self, *overrides: str) -> str:
         """Return the command of a run that would belong to this group."""
@@ -78,43 +82,63 @@ class Group:
         chosen = [] if variant == self.own(variant.experiment) else [f"augment={variant.augment}"]
         return self.command(f"experiment={variant.experiment}", *chosen)
 
+    def commands(self, claim: Claim) -> list[str]:
+        """Return what trains a claim's runs: its sweep, or a command for each run that is missing."""
+        missing = dict.fromkeys(sample.variant for sample in claim.samples if sample.variant not in self.runs)
+        return [self.command(f"sweep={claim.sweep}")] if claim.sweep else list(map(self.command_of, missing))
+
     @property
     def scale(self) -> str:
-        """full or mini."""
+        """Return the choice of scale=, full or mini."""
         return _values(self.overrides).get("scale", "full")
 
     @property
-    def corpus(self) -> str:
-        """The last folder of the corpus's root."""
-        return PurePath(next(iter(self.all_newest.values())).params.get("data.root", "unknown")).name
-
-    @property
-    def is_synthetic(self) -> bool:
-        """Return whether the corpus is spoken by eSpeak NG."""
-        return "synthetic" in self.corpus
+    def root(self) -> Path:
+        """Return the folder that holds the corpus."""
+        return Path(next(iter(self.runs.values())).params.get("data.root", "unknown"))
 
     @property
     def name(self) -> str:
-        """Scale, corpus and other overrides, for headings and legends."""
+        """Return scale, corpus and other overrides, for headings and legends."""
         others = [o for o in self.overrides if o.partition("=")[0] not in ("scale", "data.root")]
-        return f"{self.scale} scale, corpus '{self.corpus}'" + "".join(f", {other}" for other in others)
+        return ", ".join([f"{self.scale} scale", f"corpus '{self.root.name}'", *others])
 
-    def kept_parts(self, roles: Sequence[str]) -> dict[str, tuple[int, float]]:
-        """Return utterances and hours that are used of each part in these roles."""
-        plans = [run.plan for run in self.all_newest.values()]
-        return {p.source: (p.utterances, p.hours) for plan in plans for p in plan.parts if p.role in roles}
+    @property
+    def is_synthetic(self) -> bool:
+        """Return whether eSpeak NG spoke the corpus, by its generator's file; by its name if it is not on this disk."""
+        return any(self.root.glob("*/synthetic.json")) if self.root.is_dir() else self.root.name == "synthetic"
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """Return how much is used of each part in each role, as in plan.json."""
+        used = {(part["role"], part["source"]): part for run in self.runs.values() for part in run.plan["parts"]}
+        order = list(KEPT_SHARES)
+        return [used[key] for key in sorted(used, key=lambda key: (order.index(key[0]), key[1]))]
 
     @property
     def is_full(self) -> bool:
         """Return whether it ran as in the writeup: whole test parts of LibriSpeech, and all that the filters leave."""
-        sizes, test, train = librispeech(), self.kept_parts(["test"]), self.kept_parts(["train"])
+        sizes = published()["librispeech"]
         return (
             all(key in AS_PUBLISHED for key in _values(self.overrides))
             and not self.is_synthetic
-            and all(part in sizes for part in test | train)
-            and all(count == sizes[part].utterances for part, (count, _) in test.items())
-            and all(count >= KEPT_SHARE * sizes[part].utterances for part, (count, _) in train.items())
+            and all(
+                part["source"] in sizes
+                and part["utterances"] >= KEPT_SHARES[part["role"]] * sizes[part["source"]]["utterances"]
+                for part in self.parts
+            )
         )
+
+    def examples(self, part: str) -> list[dict[str, Scored]]:
+        """Return a few utterances, spread evenly over the ids, as each experiment as configured heard them."""
+        texts = {
+            variant.experiment: {one.id: one for one in run.scored[part]}
+            for variant, run in self.runs.items()
+            if part in run.scored and variant == self.own(variant.experiment)
+        }
+        shared = sorted(set.intersection(*map(set, texts.values()))) if texts else []
+        places = np.linspace(0, len(shared) - 1, min(EXAMPLES, len(shared))).round().astype(int)
+        return [{name: scored[shared[place]] for name, scored in texts.items()} for place in places]
 
 
 def group_runs(runs: Sequence[StoredRun], experiments: Mapping[str, Experiment]) -> tuple[list[Group], list[StoredRun]]:
@@ -122,16 +146,13 @@ def group_runs(runs: Sequence[StoredRun], experiments: Mapping[str, Experiment])
 
     runs: the newest first
     """
-    groups: dict[tuple[str, ...], dict[Variant, list[StoredRun]]] = {}
-    others = []
+    by_key: dict[tuple[str, ...], list[StoredRun]] = defaultdict(list)
+    others: list[StoredRun] = []
     for run in runs:
-        if run.experiment in experiments:
-            variants = groups.setdefault(group_key(run.plan.overrides), {})
-            variants.setdefault(Variant(run.experiment, run.augment), []).append(run)
-        else:
-            others.append(run)
-    by_size = sorted(groups, key=lambda key: (-len(groups[key]), key))
-    return [Group(key, groups[key], experiments) for key in by_size], others
+        same = by_key[group_key(run.plan["overrides"])] if run.variant.experiment in experiments else others
+        same.append(run)
+    groups = [Group(key, finished, experiments) for key, finished in by_key.items()]
+    return sorted(groups, key=lambda group: (-len(group.runs), group.overrides)), others
 
 
 def group_key(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""Hyperparameter search: the space, the study in its storage, a trial, and the worker that trains trials."""
+"""Hyperparameter search: the space, the study in its storage, its trials, its report, and the range test."""

@@ -1,9 +1,10 @@
-"""Optuna studies: their storage, sampler and pruner, and the config that they were started with."""
+"""Optuna studies: their storage, sampler and pruner, their trials by place, and the config that they started with."""
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,11 @@ import numpy as np
 import optuna
 from filelock import FileLock
 from omegaconf import DictConfig
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
@@ -26,7 +26,10 @@ from asr.settings import differences
 
 # Attributes of a study: the config that it was started with, and its MLflow run by tracking.uri.
 RECORD, RUNS = "record", "mlflow_runs"
-SURPLUS = "surplus"  # attribute of a trial that gave way: two processes started the last one at the same moment
+# Attributes of a trial. SURPLUS: it gave way, as two processes started the last one at the same moment. LAST_VALUE:
+# study.metric in the last epoch; the value that Optuna gives a pruned trial is study.pruned_by.
+SECONDS, REASON, RUN_ID, BASELINE = "seconds", "reason", "mlflow_run", "baseline"
+SURPLUS, LAST_VALUE = "surplus", "last_value"
 SILENT_HEARTBEATS = 3  # a trial counts as dead after so many missing heartbeats
 WAIT_FOR_RECORD_SECONDS = 60.0
 
@@ -38,7 +41,7 @@ def by_place(study: optuna.Study) -> dict[int, FrozenTrial]:
     numbers, so a study has the same places whether it was interrupted or not.
     """
     latest: dict[int, FrozenTrial] = {}
-    for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
+    for trial in study.get_trials(deepcopy=False):
         if SURPLUS not in trial.user_attrs:
             latest[_first_number(trial)] = trial
     return dict(enumerate(trial for _, trial in sorted(latest.items())))
@@ -54,38 +57,20 @@ def _first_number(trial: FrozenTrial) -> int:
     return (RetryHeartbeatStaleTrialCallback.retry_history(trial) or [trial.number])[0]
 
 
-class SeededByTrial(BaseSampler):
-    """Sample by TPE with a generator seeded by (seed, place of the trial).
+def count_states(study: optuna.Study | None) -> Counter[str]:
+    """Return how many trials are in each state: complete, pruned, running, ..."""
+    return Counter(trial.state.name.lower() for trial in by_place(study).values()) if study else Counter()
+
+
+def make_sampler(settings: DictConfig, number: int, fixed: Mapping[str, Any]) -> BaseSampler:
+    """Return the sampler of the trial at this place: TPE with a generator seeded by (seed, place).
 
     A study that is stopped and resumed thus draws the same values, and processes that share it draw different ones.
+
+    fixed: values that are not drawn
     """
-
-    def __init__(self, seed: int, random_trials: int) -> None:
-        self.seed, self.random_trials = seed, random_trials
-        self.tpe = TPESampler(seed=seed, n_startup_trials=random_trials)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        seed = int(np.random.SeedSequence([self.seed, place(study, trial.number)]).generate_state(1)[0])
-        self.tpe = TPESampler(seed=seed, n_startup_trials=self.random_trials)
-        self.tpe.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self.tpe.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self.tpe.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self.tpe.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        self.tpe.after_trial(study, trial, state, values)
+    seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
+    return PartialFixedSampler(dict(fixed), TPESampler(seed=seed, n_startup_trials=settings.random_trials))
 
 
 def make_pruner(settings: DictConfig, epochs: int) -> BasePruner:
@@ -132,57 +117,46 @@ def open_storage(settings: DictConfig) -> RDBStorage:
     raises: InputError if the URL is malformed, its driver is missing or the database cannot be reached
     """
     url, file = settings.storage, database_file(settings.storage)
-    # SQLite: wait so many seconds for other writers. A server: renew connections that were lost during a trial.
-    engine: dict[str, Any] = {"connect_args": {"timeout": 60}} if file else {"pool_pre_ping": True}
-
-    def connect() -> RDBStorage:
-        return RDBStorage(
-            f"sqlite:///{file}" if file else url,
-            engine,
-            heartbeat_interval=settings.heartbeat_seconds,
-            grace_period=SILENT_HEARTBEATS * settings.heartbeat_seconds,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=settings.retries),
-        )
-
+    options: dict[str, Any] = {
+        "url": f"sqlite:///{file}" if file else url,
+        # SQLite: wait so many seconds for other writers. A server: renew connections that were lost during a trial.
+        "engine_kwargs": {"connect_args": {"timeout": 60}} if file else {"pool_pre_ping": True},
+        "heartbeat_interval": settings.heartbeat_seconds,
+        "grace_period": SILENT_HEARTBEATS * settings.heartbeat_seconds,
+        "heartbeat_stale_trial_callback": RetryHeartbeatStaleTrialCallback(max_retry=settings.retries),
+    }
     with storage_errors(url, ImportError, OSError, RuntimeError):  # no driver, no folder, tables of another version
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{file}.lock", timeout=120):
-                return connect()
-        try:
-            return connect()
-        except (IntegrityError, ProgrammingError):  # another process is creating the tables
-            time.sleep(2)
-            return connect()
+        with FileLock(f"{file}.lock", timeout=120) if file else nullcontext():
+            try:
+                return RDBStorage(**options)
+            except (IntegrityError, ProgrammingError):  # another process is creating the tables of a server
+                time.sleep(2)
+                return RDBStorage(**options)
 
 
-def find_study(storage: RDBStorage, name: str, sampler: BaseSampler, pruner: BasePruner) -> optuna.Study | None:
+def find_study(storage: RDBStorage, name: str, pruner: BasePruner) -> optuna.Study | None:
     """Return the study of this name, or None if there is none."""
     try:
-        return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        return optuna.load_study(study_name=name, storage=storage, pruner=pruner)
     except KeyError:
         return None
 
 
-def create_or_wait(storage: RDBStorage, name: str, sampler: BaseSampler, pruner: BasePruner) -> optuna.Study:
+def create_or_wait(storage: RDBStorage, name: str, pruner: BasePruner) -> optuna.Study:
     """Create the study, or wait until the process that created it at the same moment has set its RECORD.
 
     A study that is returned without a RECORD must be started by the caller: it is new, or its creator has died.
     """
     try:
-        return optuna.create_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        return optuna.create_study(study_name=name, storage=storage, pruner=pruner)
     except optuna.exceptions.DuplicatedStudyError:
-        study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
         deadline = time.monotonic() + WAIT_FOR_RECORD_SECONDS
         while RECORD not in study.user_attrs and time.monotonic() < deadline:
             time.sleep(0.5)
         return study
-
-
-def delete_unstarted(storage: RDBStorage, study: optuna.Study) -> None:
-    """Delete a study that could not be started, as other processes would wait for its RECORD."""
-    if RECORD not in study.user_attrs:
-        optuna.delete_study(study_name=study.study_name, storage=storage)
 
 
 def validate_record(study: optuna.Study, record: Mapping[str, Any]) -> None:

@@ -3,8 +3,7 @@
 import logging
 import re
 import sqlite3
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import groupby, islice
 from pathlib import Path
@@ -21,142 +20,127 @@ from requests import HTTPError
 from sqlalchemy.exc import SQLAlchemyError
 
 from asr.errors import InputError, first_line
-from asr.tracking.journal import Cursor, Journal, UnreachableError, read
+from asr.tracking.journal import Journal
 
 log = logging.getLogger(__name__)
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # else each retry is a line on the console
-WAY_OUT = "start the tracking server or use tracking.uri=sqlite:///outputs/mlflow.db"
-JOURNAL_TAG = "asr.journal"  # of a run: its journal's id, by which it is found again
+JOURNAL_TAG = "asr.journal"  # of a run: the id of its first start, by which it is found again
 ITEMS_A_CALL = {"params": 100, "metrics": 1000, "tags": 100}  # MLflow's limits
 METRIC_EVENTS_A_CALL = 200
 # HTTP statuses that the same request gets each time; not those of missing rights and broken servers, which may change.
 REFUSALS = (400, 405, 411, 413, 414, 415, 422)
 
 
-class Sender:
-    """Sends a journal to one MLflow run, in the journal's order.
+class UnreachableError(InputError):
+    """A tracking server does not answer, or reports that it is not well; later it may be."""
 
-    Everything may be sent twice, so a kill between sending and saving the cursor is harmless: a run is found again by
-    JOURNAL_TAG, SQL stores drop a metric of the same key, time, step and value, and all else replaces itself.
+
+class Sender:
+    """Send a journal to one MLflow run, in the journal's order.
+
+    Everything may be sent twice, so a kill at any moment is harmless: a run is found again by JOURNAL_TAG, SQL stores
+    drop a metric of the same key, time, step and value, and all else replaces itself.
+
+    run_id: of a run at the address that the journal joins; None for one of its own
     """
 
     def __init__(self, journal: Journal, uri: str, experiment: str, run_id: str | None = None) -> None:
+        database = _database(uri)
+        self.uri = f"sqlite:///{database}" if database else uri  # means the same in every working directory
         self.journal, self.experiment = journal, experiment
-        saved, uri = Cursor.load(journal.directory), absolute(uri)
-        self.cursor = saved if saved and absolute(saved.uri) == uri else Cursor(uri, run_id)
-        if self.cursor.sent > journal.path.stat().st_size:  # the journal was deleted
-            self.cursor.sent = 0
+        self.run_id: str | None = journal.sent[self.uri][0] if self.uri in journal.sent else run_id
         self._client: Any = None
-        self._experiment_id: str | None = None
-        self._reported: set[str] = set()
 
-    def connect(self) -> Any:
-        """Return the stored run that is continued, or None if there is none; InputError if the address is unusable."""
-        with _as_input_error(self.cursor.uri):
-            self._client, self._experiment_id = _connect(self.cursor.uri, self.experiment, create=True)
-            return self._stored_run() if self.cursor.run_id else None
+    def connect(self) -> None:
+        """Connect to the address; InputError if it is unusable, or the run that is continued was deleted there."""
+        if self.uri == self.journal.start.get("uri"):  # else a database that was moved would be made anew
+            require_database(self.uri)
+        with _as_input_error(self.uri):
+            client = connect(self.uri)
+            self._experiment_id = _experiment_to_write(client, self.experiment, self.uri)
+            self._client = client
+            if self.run_id:
+                self._require_run()
+        if self.run_id and self.uri not in self.journal.sent:
+            self.journal.append("sent", uri=self.uri, run_id=self.run_id, end=0)
 
-    def send(self, stop: threading.Event | None = None) -> None:
-        """Send what is pending, or as much until `stop` is set; InputError if that is not possible now."""
-        with _as_input_error(self.cursor.uri):
-            if not self._client:
-                self.connect()
-            self.journal.sync_to_disk()  # else MLflow could hold what a power cut takes from the journal
-            events = read(self.journal.path, self.cursor.sent)
-            for kind, group in groupby(events, key=lambda entry: entry.event["kind"]):
+    def count_pending(self) -> int:
+        """Return how many events of the journal MLflow lacks."""
+        return sum(1 for _ in self.journal.pending(self.uri))
+
+    def send(self) -> None:
+        """Send what is pending; InputError if that is not possible now."""
+        if not self._client and any(self.journal.pending(self.uri)):
+            self.connect()
+        with _as_input_error(self.uri):
+            for kind, group in groupby(self.journal.pending(self.uri), key=lambda entry: entry.event["kind"]):
                 while entries := list(islice(group, METRIC_EVENTS_A_CALL if kind == "metrics" else 1)):
                     self._send_events(kind, [entry.event for entry in entries])
-                    if stop and stop.is_set():
-                        return
-                    self.cursor.sent = entries[-1].end
-                    self.cursor.save(self.journal.directory)
+                    self.journal.append("sent", uri=self.uri, run_id=self.run_id, end=entries[-1].end)
 
     def _send_events(self, kind: str, events: Sequence[dict[str, Any]]) -> None:
+        """Send events of a kind; warn of one that MLflow will never take, so that it does not hold up the rest."""
         event = events[0]
-        match kind:
-            case "start":
-                self._start(event)
-            case "metrics":
-                points = [(each, *point) for each in events for point in each["values"].items()]
-                self._log(kind, [Metric(key, value, each["time"], each["step"]) for each, key, value in points])
-            case "tag":
-                self._log("tags", [RunTag(event["key"], event["value"])])
-            case "file":
-                self._log_file(self.journal.directory / event["path"], event["folder"])
-            case "end":
-                self._client.set_terminated(self.cursor.run_id, event["status"], event["time"])
+        try:
+            match kind:
+                case "start":
+                    self._start(event)
+                case "metrics":
+                    points = [(each, *point) for each in events for point in each["values"].items()]
+                    self._log(metrics=[Metric(key, value, each["time"], each["step"]) for each, key, value in points])
+                case "tag":
+                    self._log(tags=[RunTag(event["key"], event["value"])])
+                case "file":
+                    path = self.journal.directory / event["path"]
+                    self._client.log_artifact(self.run_id, str(path), event["folder"] or None)
+                case "end":
+                    self._client.set_terminated(self.run_id, event["status"], event["time"])
+        except Exception as error:  # stores and servers raise what they like
+            unusable = isinstance(error, FileNotFoundError | PermissionError | ImportError)  # the file or its store
+            if not (unusable or _http_status(error) in REFUSALS):
+                raise
+            self._require_run()  # if it was deleted, everything is refused
+            if len(events) == 1:
+                content = event.get("values") or event.get("path") or event.get("key") or kind
+                log.warning("MLflow refuses %s of %s for good: %s", kind, content, first_line(error))
+            else:
+                for one in events:
+                    self._send_events(kind, [one])
 
-    def _start(self, event: Mapping[str, Any]) -> None:
-        if not self.cursor.run_id:
+    def _start(self, event: dict[str, Any]) -> None:
+        if not self.run_id:
             runs = self._client.search_runs([self._experiment_id], f"tags.`{JOURNAL_TAG}` = '{event['id']}'")
             if not runs:
                 tags = {JOURNAL_TAG: event["id"]}
                 runs = [self._client.create_run(self._experiment_id, event["time"], tags, event["name"])]
-            self.cursor.run_id = runs[0].info.run_id
-        self._client.update_run(self.cursor.run_id, status="RUNNING")
-        self._log("params", [Param(key, value) for key, value in event["params"].items()])
-        self._log("tags", [RunTag(key, value) for key, value in event["tags"].items()])
+            self.run_id = runs[0].info.run_id
+        self._client.update_run(self.run_id, status="RUNNING")
+        self._log(
+            params=[Param(key, value) for key, value in event["params"].items()],
+            tags=[RunTag(key, value) for key, value in event["tags"].items()],
+        )
 
-    def _log(self, kind: str, items: Sequence[Any]) -> None:
-        """Send items of a kind. Halve those that are too many for a call or of which MLflow refuses some."""
-        if len(items) <= ITEMS_A_CALL[kind]:
-            try:
-                return self._client.log_batch(self.cursor.run_id, **{kind: items})
-            except Exception as error:  # stores and servers raise what they like
-                if not self._is_refusal(error):
-                    raise
-                if len(items) == 1:
-                    return self._refuse(f"{kind[:-1]} {items[0].key}", error)
-        self._log(kind, items[: len(items) // 2])
-        self._log(kind, items[len(items) // 2 :])
+    def _log(self, **lists: Sequence[Any]) -> None:
+        for kind, items in lists.items():
+            for begin in range(0, len(items), ITEMS_A_CALL[kind]):
+                self._client.log_batch(self.run_id, **{kind: items[begin : begin + ITEMS_A_CALL[kind]]})
 
-    def _log_file(self, path: Path, folder: str) -> None:
-        try:
-            self._client.log_artifact(self.cursor.run_id, str(path), folder or None)
-        except Exception as error:  # as above
-            if path.is_file() and not self._is_refusal(error):
-                raise
-            self._refuse(f"file {path}", error)
-
-    def _is_refusal(self, error: Exception) -> bool:
-        """Return whether MLflow will never take this item; InputError if it takes nothing more of the whole run."""
-        refused = isinstance(error, PermissionError | ImportError) or _http_status(error) in REFUSALS
-        if refused:
-            self._stored_run()
-        return refused
-
-    def _refuse(self, what: str, error: Exception) -> None:
-        self.cursor.refused += 1
-        if what not in self._reported:
-            self._reported.add(what)
-            log.warning("MLflow refused %s for good: %s", what, first_line(error))
-
-    def _stored_run(self) -> Any:
-        try:
-            stored = self._client.get_run(self.cursor.run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            stored = None
-        if not stored or stored.info.lifecycle_stage == "deleted":
+    def _require_run(self) -> None:
+        if self._client.get_run(self.run_id).info.lifecycle_stage == "deleted":
             raise InputError(
-                f"tracking.uri={first_line(self.cursor.uri)}: run {self.cursor.run_id} was deleted there; restore it "
-                f"or, to send everything again into a new run, delete {self.journal.directory}/mlflow.json"
+                f"tracking.uri={first_line(self.uri)}: run {self.run_id} was deleted there; restore it, or give "
+                "another tracking.uri, to which everything is sent"
             )
-        return stored
 
 
-class SystemMetrics:
-    """Measures CPU, memory, disk, network and GPU by mlflow's own monitors."""
-
-    def __init__(self, uri: str) -> None:
-        self._monitor = SystemMetricsMonitor("", tracking_uri=uri)
+class SystemMetrics(SystemMetricsMonitor):
+    """Measure CPU, memory, disk, network and GPU by mlflow's own monitors, without their thread."""
 
     def read(self) -> dict[str, float]:
         """Return the present values by name; MLflow shows those that begin with system/ on a page of their own."""
-        self._monitor.collect_metrics()
-        metrics = self._monitor.aggregate_metrics()
-        for source in self._monitor.monitors:
+        self.collect_metrics()
+        metrics = self.aggregate_metrics()
+        for source in self.monitors:
             source.clear_metrics()
         return {f"system/{key}": value for key, value in metrics.items()}
 
@@ -164,18 +148,17 @@ class SystemMetrics:
 def find_experiment(uri: str | None, experiment: str) -> tuple[MlflowClient, str]:
     """Return a client to read with and the experiment's id. Nothing is created.
 
-    raises: InputError if uri is null or malformed, its database does not exist, nobody answers there or has such an
-            experiment
+    raises: InputError if uri is null or malformed, or there is no such database, server or experiment
     """
     if uri is None:
         raise InputError(f"tracking.uri=null: the runs of {experiment} are read from MLflow; give its address")
     require_database(uri)
     with _as_input_error(uri):
-        client, experiment_id = _connect(uri, experiment, create=False)
-        names = [] if experiment_id else sorted(found.name for found in client.search_experiments())
-    if not experiment_id:
-        raise InputError(f"tracking.experiment={experiment}: {uri} has none of this name, but {', '.join(names)}")
-    return client, experiment_id
+        client = connect(uri)
+        if found := client.get_experiment_by_name(experiment):
+            return client, found.experiment_id
+        names = sorted(other.name for other in client.search_experiments())
+    raise InputError(f"tracking.experiment={experiment}: {uri} has none of this name, but {', '.join(names)}")
 
 
 def require_database(uri: str) -> None:
@@ -187,10 +170,24 @@ def require_database(uri: str) -> None:
         )
 
 
-def absolute(uri: str) -> str:
-    """Return the address that means the same in every working directory."""
-    database = _database(uri)
-    return f"sqlite:///{database}" if database else uri
+def require_server(uri: str) -> None:
+    """InputError if nobody answers at an address."""
+    with _as_input_error(uri):
+        connect(uri).search_experiments(max_results=1)
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client. One process at a time makes or migrates a database in a file."""
+    if not uri:  # mlflow would take a default of its own
+        raise ValueError("it is empty")
+    if not uri.startswith("sqlite"):
+        return MlflowClient(uri)
+    if not (database := _database(uri)):
+        raise ValueError("a database in a file is sqlite:///FILE")
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{database}.lock", timeout=120), closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA schema_version").close()  # mlflow tries ten times to open what is no database
+        return MlflowClient(f"sqlite:///{database}")
 
 
 def _database(uri: str) -> Path | None:
@@ -198,47 +195,32 @@ def _database(uri: str) -> Path | None:
     return Path(found[1]).absolute() if found else None
 
 
-def _connect(uri: str, experiment: str, create: bool) -> tuple[MlflowClient, str | None]:
-    """Return a client and the experiment's id. One process at a time where the database is a file: migrations race."""
-    if not uri:  # mlflow would take a default of its own
-        raise ValueError("it is empty")
-    if not uri.startswith("sqlite"):
-        client = MlflowClient(uri)
-        return client, _experiment_id(client, experiment, None, create)
-    if not (database := _database(uri)):
-        raise ValueError("a database in a file is sqlite:///FILE")
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{database}.lock", timeout=120), closing(sqlite3.connect(database)) as connection:
-        connection.execute("PRAGMA schema_version").close()  # mlflow tries ten times to open what is no database
-        client = MlflowClient(f"sqlite:///{database}")
-        return client, _experiment_id(client, experiment, database.parent / "mlartifacts", create)
+def _experiment_to_write(client: MlflowClient, name: str, uri: str) -> str:
+    """Return the id of an experiment, which is created if there is none.
 
-
-def _experiment_id(client: MlflowClient, name: str, artifacts: Path | None, create: bool) -> str | None:
-    """Return the id of an experiment, created if wanted; None if there is none. artifacts: where a database puts files.
-
-    raises: InputError if it is to be written to but deleted, or its files would go to where the database was before:
-            MLflow stores absolute addresses
+    raises: InputError if it is deleted, or its files would go to where the database was before: MLflow stores absolute
+            addresses
     """
+    database = _database(uri)
+    folder = database.parent / "mlartifacts" if database else None
     found = client.get_experiment_by_name(name)
-    if found and create:
-        if found.lifecycle_stage == "deleted":
-            raise InputError(f"tracking.experiment={name} is deleted there; restore it or give another name")
-        old = Path(url2pathname(urlsplit(found.artifact_location).path))
-        is_file = found.artifact_location.startswith("file:")
-        if artifacts and is_file and old.name == artifacts.name and old.resolve() != artifacts.resolve():
-            raise InputError(
-                f"tracking.experiment={name}: MLflow would put its files into {old}, since the database was moved or "
-                f"copied from there to {artifacts.parent}; give a new tracking.experiment, or move it back"
-            )
-    if found or not create:
-        return found.experiment_id if found else None
-    try:
-        return client.create_experiment(name, artifact_location=artifacts.as_uri() if artifacts else None)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # on a server another process may be first
-            raise
-        return _experiment_id(client, name, artifacts, create)
+    if not found:
+        try:
+            return client.create_experiment(name, artifact_location=folder.as_uri() if folder else None)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process may be first
+                raise
+            return _experiment_to_write(client, name, uri)
+    if found.lifecycle_stage == "deleted":
+        raise InputError(f"tracking.experiment={name} is deleted there; restore it or give another name")
+    old = Path(url2pathname(urlsplit(found.artifact_location).path))
+    is_ours = found.artifact_location.startswith("file:") and old.name == "mlartifacts"
+    if folder and is_ours and old.resolve() != folder.resolve():
+        raise InputError(
+            f"tracking.experiment={name}: MLflow would put its files into {old}, since the database was moved or "
+            f"copied from there to {folder.parent}; give a new tracking.experiment, or move it back"
+        )
+    return found.experiment_id
 
 
 @contextmanager
@@ -247,15 +229,16 @@ def _as_input_error(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError, ValueError) as error:
+        way_out = "start the tracking server or use tracking.uri=sqlite:///outputs/mlflow.db"
         status, malformed = _http_status(error), isinstance(error.__cause__ or error.__context__, ValueError)
         if uri.startswith("http") and (status >= 500 or status == 429) and not malformed:
             reason: BaseException = error
             while inner := reason.__cause__ or reason.__context__:  # what the operating system said, if anything
                 reason = inner
             raise UnreachableError(
-                f"tracking.uri={first_line(uri)} does not answer ({first_line(reason)}); {WAY_OUT}"
+                f"tracking.uri={first_line(uri)} does not answer ({first_line(reason)}); {way_out}"
             ) from error
-        raise InputError(f"tracking.uri={first_line(uri)}: {first_line(error)}; {WAY_OUT}") from error
+        raise InputError(f"tracking.uri={first_line(uri)}: {first_line(error)}; {way_out}") from error
 
 
 def _http_status(error: Exception) -> int:

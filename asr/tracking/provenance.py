@@ -1,4 +1,4 @@
-"""What code a run is of: the commit, what differs from it, and the versions of all packages."""
+"""Identify the code of a run: the commit, what differs from it, and the versions of all packages."""
 
 import subprocess
 import sys
@@ -10,13 +10,15 @@ from asr.errors import first_line
 
 
 class CodeVersion(NamedTuple):
-    commit: str  # or "none: REASON" where git knows of none
+    """A commit, or "none: REASON" without one; whether files differ from it; and their diff, below untracked names."""
+
+    commit: str
     dirty: bool
-    diff: str  # untracked files are named above it
+    diff: str
 
 
 def code_version(folder: str | Path) -> CodeVersion:
-    """The commit of the repository around folder, and what differs from it."""
+    """Return the commit of the repository around a folder, and what differs from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
@@ -31,6 +33,6 @@ def code_version(folder: str | Path) -> CodeVersion:
 
 
 def package_versions() -> dict[str, str]:
-    """Every installed package, after python itself."""
+    """Return the version of each installed package by name, python's first."""
     packages = sorted({(package.name, package.version) for package in distributions()}, key=str)
     return {"python": sys.version.split()[0], **dict(packages)}

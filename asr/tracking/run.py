@@ -9,10 +9,9 @@ import shlex
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
@@ -20,19 +19,21 @@ from asr.errors import InputError, first_line, mask
 from asr.files import write_json, write_table
 from asr.passwords import move_passwords
 from asr.settings import flatten, within
-from asr.tracking.journal import Cursor, Journal, UnreachableError
+from asr.tracking.journal import Journal
 from asr.tracking.provenance import code_version, package_versions
 
 if TYPE_CHECKING:  # imports mlflow, which takes seconds and which tracking.uri=null does without
-    from asr.tracking.mlflow import Sender
+    from asr.tracking.mlflow import Sender, SystemMetrics
 
 log = logging.getLogger(__name__)
 NAME_CHARACTERS = 29  # of a run in MLflow's table
-PARAM_CHARACTERS = 6000  # MLflow's limit
-SEND_SECONDS = 10.0  # from the end of one sending to the next
-PATIENCE_SECONDS = 30.0  # at a run's start and at its end, until MLflow has what is pending
+KEY_CHARACTERS, PARAM_CHARACTERS = 250, 6000  # MLflow's limits
+SEND_SECONDS = 10.0  # from the end of one sending to the next, without system metrics
+PATIENCE_SECONDS = 30.0  # at a run's end, until MLflow has what is pending
 INTERRUPTED_SECONDS = 5.0  # at the end of one that was asked to stop: Slurm soon kills what does not
-NO_PARAMS = ("tracking", "output_dir", "dry_run", "fresh")  # settings that tell nothing of what a run computes
+# Settings that tell nothing of what a run computes, or only what batch.utterances tells. MLflow's page that compares
+# runs opens on the first three names that differ: these should be groups.
+NO_PARAMS = ("tracking", "output_dir", "dry_run", "fresh", "batch.at_full_scale", "batch.divided_by")
 TABLES_TAG = "mlflow.loggedArtifacts"  # the files that MLflow's UI shows as tables
 
 
@@ -42,6 +43,7 @@ class Destination:
 
     uri: sqlite:///FILE, relative to the working directory, or what else MLflow takes (http://HOST:PORT); None for the
          journal alone, without system metrics, as mlflow measures them
+    system_metrics_seconds: from one measurement to the next, after each of which the journal is sent; None for none
     """
 
     uri: str | None
@@ -60,24 +62,19 @@ class Description:
     tags: Mapping[str, object] = field(default_factory=dict)
 
     def params(self) -> dict[str, str]:
-        """Return what MLflow shows as columns; all of the config is in config.json.
+        """Return what MLflow shows as columns: the choices, what was typed, and settings that no choice decides.
 
-        These are the choices, the settings that were typed, the learning rate, and the numbers and texts of the
-        config but for those below a _target_, which a choice decides, and NO_PARAMS.
+        A choice decides what is below a _target_, but the learning rate is shown. All of the config is in config.json.
         """
-        settings = flatten(self.config)
-        typed = [key for key in (o.lstrip("+").partition("=")[0] for o in self.overrides) if key not in self.choices]
-        targets = [key.removesuffix("._target_") for key in settings if key.endswith("._target_")]
-        params = dict(self.choices)
+        settings, params = flatten(self.config), dict(self.choices)
+        decided = [key.removesuffix("._target_") for key in settings if key.endswith("._target_")]
+        typed = [override.lstrip("+").partition("=")[0] for override in self.overrides]
+        shown = ["optimizer.lr", *(key for key in typed if key not in self.choices)]
         for key, value in settings.items():
-            plain = not isinstance(value, list | Mapping) and not within(key, [*targets, *NO_PARAMS])
-            if key not in params and (plain or key == "optimizer.lr" or within(key, typed)):
-                params[key] = value
-        cut = "... (all of it in config.json)"
-        texts = {key: str(value) for key, value in params.items()}
-        return {
-            k: t if len(t) <= PARAM_CHARACTERS else t[: PARAM_CHARACTERS - len(cut)] + cut for k, t in texts.items()
-        }
+            plain = not isinstance(value, list | Mapping) and not within(key, [*decided, *NO_PARAMS])
+            if plain or within(key, shown):
+                params.setdefault(key, value)
+        return {_valid(key): str(value)[:PARAM_CHARACTERS] for key, value in params.items()}
 
 
 def short_name(overrides: Sequence[str], first: str = "") -> str:
@@ -95,101 +92,82 @@ def short_name(overrides: Sequence[str], first: str = "") -> str:
     return name or "default"
 
 
+def _valid(key: str) -> str:
+    """Return the name of a metric or parameter as MLflow takes it."""
+    return re.sub(r"[^/\w.\- ]", "_", key)[:KEY_CHARACTERS]
+
+
 def open_run(
-    directory: Journal | Path | None, destination: Destination, description: Description, run_id: str | None = None
+    journal: Journal | Path, destination: Destination, description: Description, run_id: str | None = None
 ) -> "Run":
-    """Start a run or, where the directory or run_id has one of this uri, continue it.
+    """Start a run or, where the journal has one already, resume it.
 
-    Everything that is logged goes into the directory's journal first. A server that does not answer is a warning: the
-    journal is sent when it answers again, or by asr.sync.
+    A server that does not answer is a warning: the journal is sent when it answers again, or by asr.sync.
 
-    directory: the run's, or the journal that the caller has opened there; None for a run that needs MLflow at its
-               start, and that loses what MLflow has not got at its end
-    raises:    InputError if uri is malformed, a database cannot be used, experiment is deleted or run_id unknown, or
-               another process has the directory; without a directory also if uri is None or its server is away
+    journal: the run's, which is closed at its end, or the directory to open it in
+    run_id:  of an MLflow run to join, which other journals log to as well
+    raises:  InputError if uri is malformed, a database cannot be used, experiment is deleted or run_id unknown, or
+             another process has the directory
     """
-    sender, trouble, stored = None, "", None
-    with ExitStack() as resources:
-        if isinstance(directory, Journal):
-            journal = directory
-        else:
-            folder = directory or Path(resources.enter_context(TemporaryDirectory(prefix="asr-")))
-            journal = resources.enter_context(closing(Journal(folder)))
-        if destination.uri is not None:
-            from asr.tracking.mlflow import Sender
-
-            sender = Sender(journal, move_passwords(destination.uri), destination.experiment, run_id)
-            try:
-                stored = sender.connect()
-            except UnreachableError as error:
-                if directory is None:
-                    raise
-                trouble = str(error)
-                log.warning("%s. The run goes on and is sent when the server answers, or by asr.sync", trouble)
-        elif directory is None:
-            raise InputError(f"tracking.uri=null: {description.name} is kept in MLflow alone; give an address of one")
-        run = Run(journal, sender, trouble, kept=directory is not None)
-        run.log_start(destination.experiment, description, stored)
-        run.resources = resources.pop_all()
+    journal = Journal(journal) if isinstance(journal, Path) else journal
     try:
-        run.start_threads(destination.system_metrics_seconds)
-        if directory is None and run.run_id is None:
-            raise UnreachableError(f"tracking.uri={first_line(destination.uri)}: no run could be created there in time")
+        run = Run(journal, destination, run_id)
+        run.log_start(destination.experiment, description, journal.starts or (run_id and journal.directory.name))
+        run.start_thread()
+        return run
     except BaseException:
-        run.finish("FAILED")
+        journal.close()
         raise
-    return run
 
 
 class Run:
     """An open run; as a context manager it ends FINISHED, FAILED (exception) or KILLED (KeyboardInterrupt).
 
     Logging writes to the journal and never waits for MLflow: a server that goes away ends no training.
-
-    sender:    sends the journal to MLflow; None if it is not sent
-    trouble:   why MLflow cannot be reached, which the user has been told; empty if it can
-    kept:      whether the directory outlives the run, so that what is pending at the end can be sent later
-    resources: closed at the end
     """
 
-    def __init__(self, journal: Journal, sender: "Sender | None", trouble: str, kept: bool) -> None:
-        self._journal, self._sender, self._trouble, self._kept = journal, sender, trouble, kept
-        self._measured, self._ending, self._abandoned, self._tried = (threading.Event() for _ in range(4))
-        self._sending = threading.Thread(target=self._send_until_end, name="Sender", daemon=True)
-        self._measuring: threading.Thread | None = None  # of system metrics
-        self._open = True
-        self.resources = ExitStack()
+    def __init__(self, journal: Journal, destination: Destination, run_id: str | None) -> None:
+        self._journal, self._metrics_seconds = journal, destination.system_metrics_seconds
+        self._sender: Sender | None = None
+        self._trouble = ""  # why MLflow cannot be reached, which has been reported
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._send_until_end, name="Tracking", daemon=True)
+        if destination.uri is not None:
+            from asr.tracking import mlflow
+
+            self._sender = mlflow.Sender(journal, move_passwords(destination.uri), destination.experiment, run_id)
+            try:
+                self._sender.connect()
+            except mlflow.UnreachableError as error:
+                self._warn(error)
 
     @property
     def run_id(self) -> str | None:
         """The run's id in MLflow; None until MLflow has answered."""
-        return self._sender.cursor.run_id if self._sender else None
+        return self._sender.run_id if self._sender else None
 
-    def log_start(self, experiment: str, description: Description, stored: Any = None) -> None:
-        """Log the beginning of the run or of its continuation.
+    def log_start(self, experiment: str, description: Description, resumed: int | str | None) -> None:
+        """Log what the run is, what it runs on and, as files in start/, or resume_1/, resume_2/, ..., its config.
 
-        What goes beside the params and tags lies in start/ or in resume_1/, resume_2/, ...
-
-        stored: the run as MLflow has it, if it is continued
+        MLflow keeps a parameter as it was first, so only the first start has parameters.
         """
-        resumed, known, code = self._journal.starts, self._journal.params, code_version(Path(__file__).parent)
-        if stored and not resumed:  # MLflow knows of an earlier start, which this journal does not
-            resumed, known = int(stored.data.tags.get("resumed", 0)) + 1, set(stored.data.params)
-        folder, tags = "start", {"mlflow.source.git.commit": code.commit}
-        if resumed:  # MLflow keeps a parameter as it was first; the new config is a file
-            folder, tags = f"resume_{resumed}", {f"resume_{resumed}.commit": code.commit, "resumed": str(resumed)}
-        tags |= {f"{folder}.dirty": str(code.dirty), "mlflow.source.name": sys.argv[0]}
-        tags |= {"mlflow.user": os.environ.get("USER", "unknown")}
-        if self._kept:
-            tags["directory"] = os.path.relpath(self._journal.directory)
+        code, folder = code_version(Path(__file__).parent), f"resume_{resumed}" if resumed else "start"
+        tags = {
+            f"{folder}.commit" if resumed else "mlflow.source.git.commit": code.commit,
+            f"{folder}.dirty": code.dirty,
+            "mlflow.source.name": sys.argv[0],
+            "mlflow.user": os.environ.get("USER", "unknown"),
+            "directory": os.path.relpath(self._journal.directory),
+            **({"resumed": resumed} if resumed else {}),
+        }
         self._journal.append(
             "start",
             id=uuid4().hex,
-            uri=self._sender.cursor.uri if self._sender else None,
+            uri=self._sender.uri if self._sender else None,
             experiment=experiment,
             name=description.name,
-            params={key: value for key, value in description.params().items() if key not in known},
-            tags={key: str(value) for key, value in description.tags.items()} | tags,
+            params={} if resumed else description.params(),
+            tags={key: str(value) for key, value in {**description.tags, **tags}.items()},
         )
         packages = "".join(f"{package}=={version}\n" for package, version in package_versions().items())
         self.log_text(packages, f"{folder}/packages.txt")
@@ -197,25 +175,19 @@ class Run:
         if code.diff:
             self.log_text(mask(code.diff), f"{folder}/git_diff.patch")
 
-    def start_threads(self, system_metrics_seconds: float | None) -> None:
-        """Begin to send and to measure, and wait some seconds until the start has arrived."""
-        if not self._sender:
-            return
-        self._sending.start()
-        if system_metrics_seconds:
-            self._measuring = threading.Thread(
-                target=self._measure_until_end, args=[system_metrics_seconds], name="SystemMetricsMonitor", daemon=True
-            )
-            self._measuring.start()
-        if not self._trouble:
-            self._tried.wait(PATIENCE_SECONDS)
+    def start_thread(self) -> None:
+        """Send the start if the server answers, and begin to send and to measure in a thread."""
+        if self._sender:
+            if not self._trouble:
+                self._send()
+            self._thread.start()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log a point of each metric unless the journal has one of this or a later step, as after a resume.
 
         SQL stores turn inf into 1.8e308, so the first value of a metric that is not finite is a tag too.
         """
-        names = {re.sub(r"[^/\w.\- ]", "_", key): float(value) for key, value in metrics.items()}
+        names = {_valid(key): float(value) for key, value in metrics.items()}
         new = {name: value for name, value in names.items() if self._journal.last_steps.get(name, step - 1) < step}
         for name, value in new.items():
             if not math.isfinite(value) and f"first_non_finite.{name}" not in self._journal.tags:
@@ -227,61 +199,52 @@ class Run:
         """Log a tag; its last value counts."""
         self._journal.append("tag", key=key, value=str(value))
 
-    def log_file(self, path: str | Path, folder: str = "") -> None:
-        """Log a file, which is read when it is sent, so it must stay where it is."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file to log; write it first")
-        self._journal.append("file", path=os.path.relpath(path, self._journal.directory), folder=folder)
+    def log_file(self, path: str | Path, folder: str | None = None) -> None:
+        """Log a file, which is read when it is sent, so it must stay where it is.
+
+        folder: in MLflow; None for the same as in the run's directory
+        """
+        relative = os.path.relpath(path, self._journal.directory)
+        if folder is None:
+            folder = "" if relative.startswith("..") else os.path.dirname(relative)
+        self._journal.append("file", path=relative, folder=folder)
 
     def log_text(self, text: str, path: str) -> None:
         """Write a text to this path in the run's directory, and log the file."""
         file = self._journal.directory / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-        self._log_written(file)
+        self.log_file(file)
 
     def log_table(self, rows: Sequence[dict[str, Any]], path: str) -> None:
-        """Write rows of like keys as path.tsv, to read, and path.json, MLflow's table; give each its own path."""
+        """Write rows of like keys as path.tsv, to read, and path.json, MLflow's table; they replace what was there.
+
+        So a table that grows is logged whole each time, and a row that is logged again is there once.
+        """
         columns = list(rows[0]) if rows else []
         table = {"columns": columns, "data": [[row[column] for column in columns] for row in rows]}
-        file = self._journal.directory / path
-        self._log_written(write_table(rows, file.with_name(f"{file.name}.tsv")))
-        self._log_written(write_json(table, file.with_name(f"{file.name}.json")))
+        self.log_file(write_table(rows, self._journal.directory / f"{path}.tsv"))
+        self.log_file(write_json(table, self._journal.directory / f"{path}.json"))
         tables = json.loads(self._journal.tags.get(TABLES_TAG, "[]"))
         if (entry := {"path": f"{path}.json", "type": "table"}) not in tables:
             self.set_tag(TABLES_TAG, json.dumps([*tables, entry]))
 
-    def _log_written(self, file: Path) -> None:
-        folder = file.parent.relative_to(self._journal.directory).as_posix()
-        self.log_file(file, "" if folder == "." else folder)
-
     def finish(
         self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED", patience_seconds: float = PATIENCE_SECONDS
     ) -> None:
-        """End the run, wait at most so long until all is sent, and report what is not."""
-        if not self._open:
+        """End the run, wait at most so long until all is sent, report what is not, and close the journal."""
+        if self._ended.is_set():
             return
-        self._open = False
-        with self.resources:
-            self._measured.set()
-            if self._measuring:
-                self._measuring.join()
+        with closing(self._journal):
             self._journal.append("end", status=status)
-            self._ending.set()
-            if self._sender:
-                self._sending.join(patience_seconds)
-                self._abandoned.set()
-                self._report_missing(self._sender.cursor, patience_seconds)
-
-    def _report_missing(self, cursor: Cursor, waited_seconds: float) -> None:
-        directory = os.path.relpath(self._journal.directory)
-        if pending := cursor.pending(self._journal.directory):
-            trouble = self._trouble or f"not done in {waited_seconds:.0f} s"
-            command = shlex.join(["python", "-m", "asr.sync", f"runs={directory}"])
-            way_out = f"they are kept, and sent by: {command}" if self._kept else "they are lost"
-            log.error("%s: %d events have not reached MLflow; %s", trouble, pending, way_out)
-        if cursor.refused:
-            log.error("MLflow refused %d entries of %s for good", cursor.refused, directory)
+            self._ended.set()
+            if not self._sender:
+                return
+            self._thread.join(patience_seconds)
+            if pending := self._sender.count_pending():
+                trouble = self._trouble or f"not done in {patience_seconds:.0f} s"
+                command = shlex.join(["python", "-m", "asr.sync", f"runs={os.path.relpath(self._journal.directory)}"])
+                log.error("%s: %d events have not reached MLflow; to send them: %s", trouble, pending, command)
 
     def __enter__(self) -> "Run":
         return self
@@ -293,41 +256,39 @@ class Run:
             self.finish("FAILED" if kind else "FINISHED")
 
     def _send_until_end(self) -> None:
-        assert self._sender
-        last = False
-        while not (last or self._abandoned.is_set()):
-            last = self._ending.is_set()  # read before sending: then the journal is whole
-            try:
-                self._sender.send(self._abandoned)
-                self._trouble = ""
-            except Exception as error:  # stores and servers raise what they like
-                if not self._trouble and not last:
-                    log.warning("%s; the run goes on, and its journal is sent later", first_line(error))
-                self._trouble = first_line(error)
-            self._tried.set()
-            self._ending.wait(SEND_SECONDS)
-
-    def _measure_until_end(self, seconds: float) -> None:
-        from asr.tracking.mlflow import SystemMetrics
+        from asr.tracking import mlflow
 
         assert self._sender
-        metrics = SystemMetrics(self._sender.cursor.uri)
-        while not self._measured.wait(seconds):
-            values = metrics.read()
-            last_steps = self._journal.last_steps
-            self.log_metrics(values, 1 + max((last_steps.get(name, -1) for name in values), default=0))
+        metrics = mlflow.SystemMetrics("", tracking_uri=self._sender.uri) if self._metrics_seconds else None
+        while not self._ended.wait(self._metrics_seconds or SEND_SECONDS):
+            self._send(metrics)
+        self._send()
+
+    def _send(self, metrics: "SystemMetrics | None" = None) -> None:
+        """Measure with `metrics`, if given, and send what is pending; warn if that is not possible now."""
+        assert self._sender
+        try:
+            if metrics:
+                values, last_steps = metrics.read(), self._journal.last_steps
+                self.log_metrics(values, 1 + max((last_steps.get(name, -1) for name in values), default=0))
+            self._sender.send()
+            self._trouble = ""
+        except Exception as error:  # stores and servers raise what they like
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        """Report why MLflow has nothing of what is pending, once until it works again."""
+        if not (self._trouble or self._ended.is_set()):
+            log.warning("%s. The run continues, and its journal is sent later", first_line(error))
+        self._trouble = first_line(error)
 
 
 def send_pending(journal: Journal) -> None:
-    """Send what MLflow lacks of a run that has ended; if the server is away, warn and leave it to asr.sync."""
-    if (uri := journal.start["uri"]) is None:
-        return
-    from asr.tracking.mlflow import Sender, require_database
+    """Send what MLflow lacks of a run that has ended; if that is not possible now, warn and leave it to asr.sync."""
+    if (uri := journal.start["uri"]) is not None:
+        from asr.tracking.mlflow import Sender
 
-    sender = Sender(journal, uri, journal.start["experiment"])
-    if sender.cursor.pending(journal.directory):
         try:
-            require_database(sender.cursor.uri)
-            sender.send()
+            Sender(journal, uri, journal.start["experiment"]).send()
         except InputError as error:
             log.warning("%s; send what MLflow lacks of this run later, by asr.sync", error)

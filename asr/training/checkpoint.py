@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 class Checkpoint:
     """All that a run needs to resume, or another to start from its weights. (bf16 needs no gradient scaler.)
 
-    config:    the run's settings, resolved, as plain dicts and lists
-    progress:  the counts of TrainState; its position is where the samplers resume
-    history:   a record of every finished epoch
-    best:      the dev score of the best epoch so far, or None
-    rng:       torch's random generators, for dropout: cpu, and a list for all CUDA devices; `others` holds the same of
-               each process but the main one. Data and augmentation are seeded by epoch and utterance
+    config:   the run's settings, resolved, as plain dicts and lists
+    progress: the counts of TrainState, among them the position of the next batch
+    history:  a record of every finished epoch; best: the lowest dev score so far, or None
+    rng:      the states of torch's generators, for dropout: `cpu`, `cuda` (a list), and as `others` the same of each
+              process but the main one. Data and augmentation are seeded by epoch and utterance
     """
 
     config: dict[str, Any]
@@ -44,14 +43,14 @@ class Checkpoint:
 
     @property
     def processes(self) -> int:
-        """How many processes trained together."""
+        """Return how many processes trained together."""
         return 1 + len(self.rng.get("others", []))
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write beside, sync to disk and rename, so that `path` is always a whole checkpoint.
+    """Write another file, sync it to disk and rename it, so that `path` is always a whole checkpoint.
 
-    raises: InputError if it cannot be written, as on a full disk; what was there before stays whole
+    raises: InputError if it cannot be written, as on a full disk; what was there before is kept
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -160,7 +159,7 @@ def _leaves(content: Any) -> Iterator[Any]:
 
 
 def _validate_leaf(leaf: Any) -> None:
-    """A value is a plain one, or a dense tensor of finite numbers."""
+    """Require a plain value or a dense tensor of finite numbers."""
     if not isinstance(leaf, Tensor):
         _require(leaf is None or type(leaf) in (bool, int, float, str), f"it holds a {type(leaf).__name__}")
         return
@@ -172,7 +171,7 @@ def _validate_leaf(leaf: Any) -> None:
 
 
 def _validate_config(config: dict[str, Any]) -> None:
-    """A config is data, saved resolved: an interpolation in it could only choose what code runs."""
+    """Refuse an interpolation: a config was saved resolved, so one could only choose what code runs."""
     for leaf in _leaves(config):
         _require(not isinstance(leaf, Tensor), "its config must hold settings, not tensors")
         _require(not (isinstance(leaf, str) and "${" in leaf), f"its config holds an interpolation: {leaf!r}")
@@ -194,40 +193,43 @@ def load_weights(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
 
     raises: InputError that names what differs if they are those of another model
     """
-    own = model.state_dict()
-    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    pairs = [(key, weights[key], own[key]) for key in own if key in weights]
-    differing = [(key, list(saved.shape), list(mine.shape)) for key, saved, mine in pairs if saved.shape != mine.shape]
-    differing += [(key, saved.dtype, mine.dtype) for key, saved, mine in pairs if saved.dtype != mine.dtype]
-    if missing or unknown or differing:
-        parts = [
-            f"{len(missing)} weights are missing ({missing[0]}, ...)" if missing else "",
-            f"{len(unknown)} are unknown ({unknown[0]}, ...)" if unknown else "",
-            *(f"{key} is {saved} where the model has {mine}" for key, saved, mine in differing[:1]),
-        ]
+    saved, own = (
+        {key: f"{list(weight.shape)} {str(weight.dtype).removeprefix('torch.')}" for key, weight in state.items()}
+        for state in (weights, model.state_dict())
+    )
+    differing = [key for key in {**own, **saved} if saved.get(key) != own.get(key)]
+    if differing:
+        first = differing[0]
         raise InputError(
-            f"checkpoint {path} is of another model: {'; '.join(p for p in parts if p)}. "
-            "Choose the model group, features and alphabet that it was trained with (its config says which)"
+            f"checkpoint {path} is of another model: {len(differing)} weights differ; {first} is "
+            f"{saved.get(first, 'missing')} where the model has {own.get(first, 'none')}. Choose the model group, "
+            "features and alphabet that it was trained with (its config says which)"
         )
-    model.load_state_dict(weights, assign=any(weight.is_meta for weight in own.values()))
+    model.load_state_dict(weights, assign=any(weight.is_meta for weight in model.parameters()))
 
 
 MODEL = f"{DeepSpeech2.__module__}.{DeepSpeech2.__qualname__}"  # the one model that a checkpoint may ask for
 
 
-def from_checkpoint(saved: Checkpoint, path: Path) -> Recognizer:
+def from_checkpoint(saved: Checkpoint, path: Path, make_own: Callable[..., Any] | None = None) -> Recognizer:
     """Build the recogniser that a checkpoint describes, with its weights.
 
-    The config of a file is data: it gives sizes, but never chooses what code runs. Its model is always DeepSpeech2,
-    laid out without memory until its weights have the shapes of the saved ones, however large the config says it is.
+    The config of a file is data: it gives sizes, but never chooses what code runs. Its model is DeepSpeech2, laid out
+    without memory until its weights have the shapes of the saved ones, however large the config says it is.
 
-    raises: InputError that names the file and the setting or the weight
+    make_own: builds the user's own model instead, from the keyword arguments n_mels and n_classes
+    raises:   InputError that names the file and the setting or the weight
     """
 
     def make_model(**sizes: Any) -> DeepSpeech2:
         settings = dict(saved.config["model"])
+        if make_own:
+            return make_own(**sizes)
         if (target := settings.pop("_target_", None)) != MODEL:
-            raise InputError(f"its model is {target!r}; only {MODEL} is built from a file, as any other could run code")
+            raise InputError(
+                f"its model is {target!r}; only {MODEL} is built from a file alone, as any other could run code; "
+                "name yours: model=NAME, with --config-dir for a config that is not in conf/model"
+            )
         with torch.device("meta"):
             return DeepSpeech2(**settings, **sizes)
 

@@ -12,7 +12,7 @@ from asr.training.distributed import SINGLE_PROCESS, World
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """Return the CPU's name."""
     cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere platform knows
     found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
     return found[1].strip() if found else platform.processor() or platform.machine()
@@ -32,7 +32,7 @@ class Compute:
         return self.device.type == "cuda"
 
     def describe(self) -> str:
-        """The device and the precision, as people name them."""
+        """Return the device, the precision and the number of processes, to print."""
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         else:
@@ -42,5 +42,5 @@ class Compute:
         return f"{self.device} ({name}), {'bf16' if self.bf16 else 'float32'}{processes}"
 
     def autocast(self) -> AbstractContextManager:
-        """The context of every forward pass."""
+        """Return the context of every forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)

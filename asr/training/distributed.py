@@ -1,10 +1,6 @@
-"""Training in several processes, started by torchrun.
-
-A single process is a world of size 1: it gets back what it gives, and needs no process group.
-"""
+"""Training in several processes, started by torchrun. A single process is a world of size 1, without a group."""
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,8 +20,8 @@ from asr.models.batch_norm import MaskedBatchNorm2d
 from asr.training.signals import Interrupted, stop_without
 
 T = TypeVar("T")
-STEP = timedelta(seconds=60)  # how long a process may keep the others waiting within a training step
-WORK = timedelta(hours=1)  # and elsewhere, where the main process works alone, as on checkpoints
+STEP = timedelta(seconds=60)  # for which a process may keep the others waiting within a training step
+WORK = timedelta(hours=1)  # and elsewhere, as when the main process writes a checkpoint
 # Words of torch's backends when another process has ended or is late.
 LOST = ("gloo", "nccl", "Connection closed", "Connection reset", "imed out", "Broken pipe")
 
@@ -34,10 +30,10 @@ LOST = ("gloo", "nccl", "Connection closed", "Connection reset", "imed out", "Br
 class World:
     """The processes that train together.
 
-    rank:  number of this process; 0 is the main one, which alone writes and prints
-    size:  number of processes
+    rank:       number of this process; 0 is the main one, which alone writes and prints
+    size:       number of processes
     local_rank: number of this process on its machine
-    steps: process group with the timeout of a training step; None in a single process
+    steps:      process group with the timeout of a training step; None in a single process
     """
 
     rank: int
@@ -72,10 +68,10 @@ class World:
 
     @contextmanager
     def errors_shared(self) -> Iterator[None]:
-        """Wait for all processes at the end of the block, and raise in each of them what any has raised inside.
+        """Wait for all processes at the end of the block; raise in each of them what any of them raised inside.
 
-        raises: the InputError or Interrupted of the first process that had one; as a ToldError where the main process
-                reports it
+        raises: the InputError or Interrupted of the first process that had one. Only the main process reports an
+                InputError: the others raise a ToldError
         """
         failure: InputError | Interrupted | None = None
         try:
@@ -105,21 +101,16 @@ class World:
 
     @contextmanager
     def explain_lost_ranks(self) -> Iterator[None]:
-        """End this process with a paragraph when another one has ended or hangs.
-
-        Each process reports it: the main one may be what is lost.
-        """
+        """End this process with a paragraph when another one has ended or hangs; the lost one may be the main one."""
         try:
             yield
         except RuntimeError as error:
             if self.size == 1 or not any(word in str(error) for word in LOST):
                 raise
-            # Without gloo's line of code before it and its advice after it.
-            reason = re.sub(r"^\[\S+\] ", "", first_line(error)).split(". ")[0]
             print(
-                f"error: process {self.rank} of {self.size} has lost another one: {reason}. One has ended, or let this "
-                f"one wait in a step for longer than {STEP.seconds} s; its own message, if any, is near "
-                "this or in its machine's log. Rerun the command to resume from the last checkpoint",
+                f"error: process {self.rank} of {self.size} has lost another one ({first_line(error)}): it has ended, "
+                f"or kept this one waiting in a step for more than {STEP.seconds} s. Its own message, if any, is "
+                "nearby or in its machine's log. Rerun the command to resume from the last checkpoint",
                 file=sys.stderr,
             )
             ignore_torchrun()
@@ -141,7 +132,7 @@ def is_main_process() -> bool:
 
 @cache
 def init_distributed() -> World:
-    """Join the other processes, if there are any, and return the world; the first call waits for all of them.
+    """Join the other processes, if any, and return the world; the first call waits for all of them.
 
     source: torch.distributed, "Environment variable initialization", as torchrun sets them
     """

@@ -1,6 +1,8 @@
-"""Scoring a model: loss, transcripts and their errors."""
+"""Score a model: loss, transcripts and their errors."""
 
+import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,13 +10,13 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
-from lhotse import CutSet
 from torch import nn
 
-from asr.data.batches import Position, Share
+from asr.corpora.manifest import Utterances
+from asr.data.batches import Position, Shard
 from asr.data.dataset import Batch
 from asr.data.loader import evaluation_batches
-from asr.data.text import Alphabet
+from asr.data.text import BLANK, Alphabet
 from asr.decoding.greedy import greedy
 from asr.metrics import ErrorRates, Scored, score
 from asr.models.ctc import alignable
@@ -26,14 +28,16 @@ from asr.training.step import batch_losses
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     loss:        mean CTC loss of the utterances, in nats
     unalignable: utterances that are too short for their text, whose loss counts as 0
+    blank_share: frames whose most likely class is the blank, over all frames
     """
 
     loss: float
     unalignable: int
+    blank_share: float
     scored: list[Scored]
     audio_seconds: float
     wall_seconds: float
@@ -43,17 +47,47 @@ class Evaluation:
         """Return the word and character errors of all utterances."""
         return ErrorRates.of(self.scored)
 
+    @property
+    def symbol_ratio(self) -> float:
+        """Return the symbols of all hypotheses over those of all references, without spaces.
+
+        A model that has learned nothing writes blanks and spaces, the most frequent symbol.
+        """
+        hypotheses = sum(len(one.hypothesis.replace(" ", "")) for one in self.scored)
+        return hypotheses / max(1, sum(len(one.reference.replace(" ", "")) for one in self.scored))
+
+    @property
+    def symbol_entropy(self) -> float:
+        """Return the entropy of the references' symbols in nats: about the loss of a model that ignores the audio."""
+        counts = Counter(chain.from_iterable(one.reference for one in self.scored))
+        total = counts.total()
+        return sum(count / total * math.log(total / count) for count in counts.values())
+
     def as_metrics(self) -> dict[str, float]:
         """Return the numbers by the names under which they are logged."""
-        return {"loss": self.loss, **self.rates.as_metrics()}
+        return {
+            "loss": self.loss,
+            **self.rates.as_metrics(),
+            "blank_share": self.blank_share,
+            "symbol_ratio": self.symbol_ratio,
+            "symbol_entropy": self.symbol_entropy,
+        }
+
+    def examples(self) -> list[dict[str, str]]:
+        """Return three utterances: those at a sixth, a half and five sixths of the ids, in sorted order."""
+        by_id = sorted(self.scored, key=lambda one: one.id)
+        places = sorted({len(by_id) * sixths // 6 for sixths in (1, 3, 5)}) if by_id else []
+        return [{name: getattr(by_id[place], name) for name in ("id", "reference", "hypothesis")} for place in places]
 
 
 class BatchScores(NamedTuple):
-    """What an evaluation found in a batch; losses has one number for each utterance."""
+    """The results of a batch. losses: one number per utterance; frames exclude padding."""
 
     position: Position
     losses: list[float]
     unalignable: int
+    frames: int
+    blank_frames: int
     scored: list[Scored]
     audio_seconds: float
 
@@ -72,6 +106,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], alphabet: Alphabet, com
     return Evaluation(
         loss=sum(losses) / max(1, len(losses)),
         unalignable=sum(one.unalignable for one in scores),
+        blank_share=sum(one.blank_frames for one in scores) / max(1, sum(one.frames for one in scores)),
         scored=[utterance for one in scores for utterance in one.scored],
         audio_seconds=sum(one.audio_seconds for one in scores),
         wall_seconds=time.perf_counter() - start,
@@ -86,21 +121,24 @@ def score_batch(model: nn.Module, batch: Batch, alphabet: Alphabet, compute: Com
     unalignable = int((~alignable(lengths, batch.targets, batch.target_lengths)).sum())
     texts = greedy(log_probs, lengths, alphabet)
     scored = [score(*one) for one in zip(batch.ids, batch.references, texts, strict=True)]
-    return BatchScores(batch.position, losses.tolist(), unalignable, scored, batch.seconds)
+    is_valid = torch.arange(log_probs.shape[1]) < lengths[:, None]
+    is_blank = (log_probs.argmax(-1) == BLANK).cpu() & is_valid
+    frames, blank_frames = int(is_valid.sum()), int(is_blank.sum())
+    return BatchScores(batch.position, losses.tolist(), unalignable, frames, blank_frames, scored, batch.seconds)
 
 
 def score_parts(
-    recognizer: Recognizer, compute: Compute, parts: Mapping[str, CutSet], eval_seconds: float, workers: int
+    recognizer: Recognizer, compute: Compute, parts: Mapping[str, Utterances], eval_seconds: float, workers: int
 ) -> dict[str, Evaluation]:
     """Evaluate each part on its own."""
     dataset = recognizer.dataset(augment=None, seed=0)
-    share = Share(compute.world.rank, compute.world.size, pieces=1)
+    shard = Shard(compute.world.rank, compute.world.size)
     return {
         part: evaluate(
             recognizer.model,
-            evaluation_batches(dataset, cuts, eval_seconds, workers, compute.pin_memory, share),
+            evaluation_batches(dataset, utterances, eval_seconds, workers, compute.pin_memory, shard),
             recognizer.alphabet,
             compute,
         )
-        for part, cuts in parts.items()
+        for part, utterances in parts.items()
     }

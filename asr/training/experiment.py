@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from asr.data.augment import Augment
-from asr.data.batches import Passes, Position, Share
+from asr.data.batches import EpochBatches, Position, Shard
 from asr.data.dataset import Batch, UtteranceDataset
 from asr.data.loader import evaluation_batches, training_batches
 from asr.data.parts import Data
@@ -22,7 +22,7 @@ class Experiment:
     """Everything that a training run is made of.
 
     config: all settings, resolved, as checkpoints keep them
-    passes: the batches of each epoch of the data
+    batches: those of each epoch of the data
     """
 
     config: dict[str, Any]
@@ -32,7 +32,7 @@ class Experiment:
     scheduler: LRScheduler
     compute: Compute
     data: Data
-    passes: Passes
+    batches: EpochBatches
     steps_per_epoch: int
 
     @property
@@ -44,24 +44,27 @@ class Experiment:
         return self.epochs * self.steps_per_epoch
 
     @property
-    def shard(self) -> Share:
+    def shard(self) -> Shard:
         """Return which part of each batch this process takes."""
         world = self.compute.world
-        return Share(world.rank, world.size, self.config["batch"]["accumulate"])
+        return Shard(world.rank, world.size, self.config["batch"]["accumulate"])
 
     def training_dataset(self) -> UtteranceDataset:
         """Return the dataset of augmented utterances; those that cannot be read are left out."""
         return self.recognizer.dataset(self.augment, self.config["seed"], skip_unreadable=True)
 
     def training_batches(self, start: Position) -> Iterator[list[Batch]]:
-        """Yield this process's micro-batches of each batch, without end, from `start` on."""
+        """Yield this process's micro-batches of each batch, without end, from `start` on; or of the first one alone."""
+        overfits = self.config["overfit_below"] is not None
         loading = self.config["workers"], self.compute.pin_memory, self.shard
-        batches = training_batches(self.training_dataset(), self.passes, start, *loading)
+        start = Position(0, 0) if overfits else start
+        batches = training_batches(self.training_dataset(), self.batches, start, *loading)
         while True:
-            yield list(islice(batches, self.shard.pieces))
+            micro_batches = list(islice(batches, self.shard.micro_batches))
+            yield from repeat(micro_batches) if overfits else [micro_batches]
 
     def dev_batches(self) -> Iterator[Batch]:
         """Yield this process's batches of all dev parts, unaugmented."""
         loading = self.config["workers"], self.compute.pin_memory, self.shard
         dataset = self.recognizer.dataset(None, self.config["seed"])
-        return evaluation_batches(dataset, self.data.dev_cuts(), self.config["batch"]["eval_seconds"], *loading)
+        return evaluation_batches(dataset, self.data.dev_utterances(), self.config["batch"]["eval_seconds"], *loading)

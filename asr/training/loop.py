@@ -2,6 +2,7 @@
 
 import time
 
+from asr.training.doctor import is_overfitted
 from asr.training.evaluation import evaluate
 from asr.training.experiment import Experiment
 from asr.training.memory_check import check_memory
@@ -20,7 +21,7 @@ def fit(run: Experiment, state: TrainState, monitor: TrainingMonitor) -> None:
     model = distribute(run.recognizer.model, run.compute)
     check_memory(run, model)
     batches = run.training_batches(state.position)
-    while state.epoch < run.epochs:
+    while state.epoch < run.epochs and not is_overfitted(state.history, run.config):
         model.train()
         start = time.perf_counter()
         while state.this_epoch.steps < run.steps_per_epoch:

@@ -1,13 +1,11 @@
-"""The longest batch, tried before training, so that memory runs out in the first minute and not in the tenth hour."""
+"""Try the longest batch before training, so that memory runs out in the first minute and not in the tenth hour."""
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from asr.data.augment import Augment, seeded
-from asr.data.batches import WHOLE, Passes, Position, Share
-from asr.data.dataset import Batch, Utterance, UtteranceDataset, collate
+from asr.data.batches import WHOLE, EpochBatches, Shard
+from asr.data.dataset import Batch, UtteranceDataset
 from asr.training.compute import Compute
 from asr.training.distributed import unsynchronised
 from asr.training.experiment import Experiment
@@ -16,74 +14,37 @@ from asr.training.parallel import without_trace
 from asr.training.step import batch_losses
 
 EPOCHS = 3  # of the data, in which the longest batch is looked for
-DRAWS = 100  # of the augmentation, of which the longest is taken
 
 
 def check_memory(run: Experiment, model: nn.Module) -> None:
-    """Try the longest batch that training can draw, where the setting `rehearse` asks for it.
+    """Try the longest batch that training can draw, if `rehearse` is true, or auto and the device is CUDA.
 
-    auto: on CUDA. Elsewhere a batch that is too long makes the machine swap, not fail.
-    model: as all processes train it
+    model:  as all processes train it
     raises: InputError if memory does not suffice
     """
     setting = run.config["rehearse"]
     if run.compute.device.type == "cuda" if setting == "auto" else setting:
-        longest = longest_batch(run.training_dataset(), run.passes, run.shard)
+        longest = longest_batch(run.training_dataset(), run.batches, run.shard)
         with run.compute.world.errors_shared():
-            rehearse(model, longest, run.optimizer, run.compute)
+            if longest.ids:  # else none of its utterances can be read
+                try_batch(model, longest, run.optimizer, run.compute)
 
 
-def longest_batch(dataset: UtteranceDataset, passes: Passes, share: Share = WHOLE) -> Batch:
-    """Return a micro-batch with as many frames, padding included, as training can draw; no other takes more memory.
+def longest_batch(dataset: UtteranceDataset, batches: EpochBatches, shard: Shard = WHOLE) -> Batch:
+    """Return the micro-batch with the most audio, padding included, of the first EPOCHS epochs of the data.
 
-    Its ids and references are real. Its features are zeros, as long for each utterance as the longest can become by
-    augmentation, and each utterance has the batch's longest text. All processes try the shard of the first, which is
-    the longest.
-
-    Random batches are as long in every epoch of the data, since one of them holds the longest utterance. Batches of
-    like length differ: lhotse lets the last utterance of a batch lengthen all of it, so a later epoch can exceed the
-    first few by a little.
+    All processes try the shard of the first, which is the longest. Random batches are as long in every epoch; batches
+    of similar length differ, so a later one can exceed this by a little.
     """
-    batches = (batch for number in range(EPOCHS) for batch in passes.batches(number))
-    pieces = (piece for batch in batches for piece in share._replace(rank=0).of(batch))
-    longest = max(pieces, key=lambda piece: len(piece) * max(heard.duration for heard in piece))
-    cuts, seconds = [heard.cut for heard in longest], max(heard.duration for heard in longest)
-    rate = dataset.features.sample_rate
-    samples = longest_augmented(dataset.augment, round(seconds * rate), rate)
-    features = torch.zeros(dataset.features.frames(samples), dataset.features.n_mels)
-    references = [dataset.alphabet.normalize(cut.supervisions[0].text or "") for cut in cuts]
-    targets = torch.tensor(dataset.alphabet.encode(max(references, key=len)), dtype=torch.long)
-    return collate(
-        Position(0, 0),
-        [
-            Utterance(cut.id, reference, features, targets, seconds)
-            for cut, reference in zip(cuts, references, strict=True)
-        ],
-        [],
-        dataset.features.n_mels,
-    )
+    found = dataset[batches.longest(EPOCHS, shard)]
+    assert isinstance(found, Batch), "utterances that cannot be read are left out"
+    return found
 
 
-def longest_augmented(augment: Augment | None, samples: int, sample_rate: int) -> int:
-    """Return the most samples that so many became in DRAWS draws; a transform does not say how far it can stretch.
-
-    The masks of a spectrogram do not change its length.
-    """
-    if augment is None or not augment.wave:
-        return samples
-    lengths = []
-    for draw in range(DRAWS):
-        with seeded("rehearsal", draw):
-            noise = np.random.normal(0, 0.1, samples).astype(np.float32)
-            lengths.append(len(augment.waveform(noise, sample_rate)))
-    return max(lengths)
-
-
-def rehearse(model: nn.Module, batch: Batch, optimizer: Optimizer, compute: Compute) -> None:
+def try_batch(model: nn.Module, batch: Batch, optimizer: Optimizer, compute: Compute) -> None:
     """Run one forward and backward pass that leaves no trace, with DDP's buckets if there are several processes.
 
     An optimizer that has not stepped yet has no state; twice the weights are held in its place, as much as Adam's.
-    On CUDA torch keeps what it has allocated, so that later batches find room without new fragments.
 
     raises: InputError if memory does not suffice
     source: PyTorch's Performance Tuning Guide, "Preallocate memory in case of variable input length"

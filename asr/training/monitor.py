@@ -1,8 +1,8 @@
-"""What is done with a training's progress: it is displayed, logged and saved, and judged."""
+"""Display, log, save and judge the progress of a training."""
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,18 +12,29 @@ from asr.errors import DivergedError, InputError
 from asr.files import write_json, write_text
 from asr.tracking.run import Run
 from asr.training import checkpoint
+from asr.training.doctor import diagnose
 from asr.training.experiment import Experiment
 from asr.training.signals import Interrupted, deferred
 from asr.training.state import TrainState, generators
 from asr.training.step import StepMetrics
 
 LOGGED = ("loss", "learning_rate", "grad_norm", "audio_seconds_per_second", "padding_share")  # of a step, in MLflow
-SAVE = 1  # what is asked for where no signal is; no signal of ours has this number
-STATES_KEPT = 3  # of steps that were not finite: a checkpoint each
+EXAMPLES = "dev_examples"  # the one field of an epoch's record that is no number: a table in MLflow
+SAVE = 1  # stands for a save that is due, among the numbers of signals; no signal of ours has it
+STATES_KEPT = 3  # checkpoints of steps that were not finite
+
+
+def example_lines(examples: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """Return a line for each example, at most so wide: the reference and the hypothesis, each cut to half of it."""
+    half = width // 2 - 4
+    pairs = [(one["reference"], one["hypothesis"].strip() or "(nothing)") for one in examples]
+    cut = [[text if len(text) <= half else f"{text[: half - 3]}..." for text in pair] for pair in pairs]
+    longest = max((len(reference) for reference, _ in cut), default=0)
+    return [f"    {reference:{longest}} -> {hypothesis}" for reference, hypothesis in cut]
 
 
 class TrainingMonitor:
-    """Display, log and checkpoint training progress; stop on a signal, or where too much of the data is unusable.
+    """Display, log and checkpoint training progress; stop on a signal, or if too much of the data is unusable.
 
     As a context manager it shows a progress bar, and makes SIGINT and SIGTERM wait for the end of a step.
 
@@ -74,11 +85,11 @@ class TrainingMonitor:
             raise Interrupted(asked)
 
     def until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the batches of an evaluation; Interrupted in place of the next one after a signal."""
+        """Yield the batches of an evaluation; raise Interrupted instead of the next one after a signal."""
         return self.stop.heeded(batches)
 
     def epoch(self, state: TrainState) -> None:
-        """Record and save a finished epoch, in this order: a run that is killed in between does the end again."""
+        """Record and save a finished epoch, in this order: a run that is killed in between repeats the rest of it."""
         with self.world.errors_shared():
             if self.tracked:
                 self._record_epoch(state, self.tracked)
@@ -104,8 +115,12 @@ class TrainingMonitor:
 
     def _record_epoch(self, state: TrainState, tracked: Run) -> None:
         write_text("".join(json.dumps(record) + "\n" for record in state.history), self.directory / "history.jsonl")
-        points = {key: value for key, value in state.history[-1].items() if key.startswith(("train_", "dev_"))}
-        tracked.log_metrics({key.replace("_", "/", 1): value for key, value in points.items()}, state.step)
+        names = (name for name in state.history[-1] if name.startswith(("train_", "dev_")) and name != EXAMPLES)
+        tracked.log_metrics({name.replace("_", "/", 1): state.history[-1][name] for name in names}, state.step)
+        rows = [{"epoch": record["epoch"]} | one for record in state.history for one in record[EXAMPLES]]
+        tracked.log_table(rows, EXAMPLES)
+        if advice := diagnose(state.history, self.config):
+            tracked.set_tag("doctor", advice)
         if state.is_best:
             checkpoint.save(state.to_checkpoint(self.config), self.directory / checkpoint.BEST)
 
@@ -120,6 +135,10 @@ class TrainingMonitor:
             + "".join(f"  {count} {name}" for name, count in left_out.items() if count)
             + ("  best" if state.is_best else "")
         )
+        for line in example_lines(record[EXAMPLES], self.bar.console.width):
+            self.bar.console.print(line, soft_wrap=True)
+        if advice := diagnose(state.history, self.config):
+            self.bar.console.print(advice, soft_wrap=True)
 
     def _record_unreadable(self, state: TrainState, metrics: StepMetrics) -> None:
         new = [one for one in metrics.unreadable if one.id not in self.unreadable]
@@ -137,7 +156,7 @@ class TrainingMonitor:
             )
 
     def _record_non_finite(self, state: TrainState, metrics: StepMetrics) -> None:
-        """Write down a step that changed nothing, and for the first few in a row the state before it."""
+        """Record a step that was not finite, and the state at the first of several in a row."""
         if not state.non_finite_in_a_row:
             return
         folder, most = self.directory / "non_finite", self.config["max_non_finite"]

@@ -1,4 +1,4 @@
-"""The model as several processes train it together."""
+"""The model wrapped for training in several processes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +13,16 @@ from asr.training.step import zero_loss
 
 
 def distribute(model: DeepSpeech2, compute: Compute) -> nn.Module:
-    """Wrap the model so that its backward pass averages the gradients of all processes; one process trains it as it is.
+    """Wrap the model so that its backward pass averages the gradients of all processes; return it as it is for one.
 
-    After its first backward pass DistributedDataParallel lays the gradients out anew, in the order in which they came,
-    and where a gradient lies decides how its sum over three processes or more rounds. That pass is made here, on a
-    frame of silence, so that a resumed run rounds as an uninterrupted one does.
+    After its first backward pass DistributedDataParallel reorders its buckets, which changes how sums over three or
+    more processes round. That pass is made here, on a frame of silence, so that a resumed run rounds as an
+    uninterrupted one does.
     """
     world = compute.world
     if world.size == 1:
         return model
-    # Without device_ids the lengths stay on the CPU.
+    # No device_ids: they would move the lengths to the GPU.
     distributed = DistributedDataParallel(model, process_group=world.steps, gradient_as_bucket_view=True)
     with without_trace(model, compute.device):
         zero_loss(distributed, model.n_mels, compute).sum().backward()

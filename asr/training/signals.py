@@ -15,7 +15,7 @@ LAUNCHER = "ASR_LAUNCHER"  # environment variable: id of the process that this o
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to stop by a signal. exit_code: 128 + the signal's number, as in shells."""
+    """A signal asked the process to stop. exit_code: 128 + the signal's number, as in shells."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -27,7 +27,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """The number of the signal that came inside `deferred`; 0 while there was none."""
+    """The number of the first signal that came inside `deferred`; 0 before."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -62,7 +62,7 @@ def stop_at_once_on_sigterm() -> None:
 
 
 def stop_without(parent: int) -> None:
-    """Stop this process, as by SIGTERM, when its parent has ended, which a parent killed by -9 cannot announce."""
+    """Stop this process as by SIGTERM when its parent has ended: one that is killed by -9 cannot tell its children."""
 
     def watch() -> None:
         while os.getppid() == parent:

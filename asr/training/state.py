@@ -20,14 +20,14 @@ from asr.training.step import StepMetrics
 
 
 def generators() -> dict[str, Any]:
-    """The states of torch's generators in this process."""
+    """Return the states of torch's generators in this process."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 @dataclass
 class EpochTotals:
-    """Sums over the steps of an epoch so far, so that an epoch cut in two by a stop ends with the same means.
+    """Sums over the steps of an epoch so far, from which an interrupted epoch ends with the same means.
 
     updates:    steps that changed the weights: the sums of loss and grad_norm are over these
     non_finite: steps that were skipped, as the loss or the gradient was not finite
@@ -57,6 +57,10 @@ class EpochRecord:
     train_non_finite: steps that were skipped; train_unreadable: utterances that were left out
     dev_loss:        mean over utterances, in nats; dev_unalignable: utterances too short for their text
     dev_wer, dev_cer: of the corpus; dev_mean_wer, dev_mean_cer: means over utterances
+    dev_blank_share: frames whose most likely class is the blank, over all frames
+    dev_symbol_ratio: symbols of the hypotheses over those of the references, without spaces
+    dev_symbol_entropy: of the references, in nats: about the loss of a model that ignores the audio
+    dev_examples:    id, reference and hypothesis of the same three utterances in every epoch; not logged as a metric
     """
 
     epoch: int
@@ -82,6 +86,10 @@ class EpochRecord:
     dev_word_deletions: int
     dev_word_insertions: int
     dev_words: int
+    dev_blank_share: float
+    dev_symbol_ratio: float
+    dev_symbol_entropy: float
+    dev_examples: list[dict[str, str]]
 
 
 @dataclass
@@ -109,7 +117,7 @@ class TrainState:
     def count(self, metrics: StepMetrics, wall_seconds: float) -> None:
         """Add a step to the run and to the sums of its epoch."""
         self.step += 1
-        self.position = Position(metrics.position.pass_number, metrics.position.batch_index + 1)
+        self.position = Position(metrics.position.data_epoch, metrics.position.batch_index + 1)
         non_finite = bool(metrics.ids) and not metrics.updated
         self.non_finite_in_a_row = self.non_finite_in_a_row + 1 if non_finite else 0
         totals = self.this_epoch
@@ -147,6 +155,7 @@ class TrainState:
             train_audio_seconds_per_second=totals.audio_seconds / totals.wall_seconds,
             dev_unalignable=dev.unalignable,
             dev_wall_seconds=dev.wall_seconds,
+            dev_examples=dev.examples(),
             **{f"dev_{name}": value for name, value in dev.as_metrics().items()},  # type: ignore[arg-type]
         )
         self.history.append(asdict(record))
@@ -156,7 +165,7 @@ class TrainState:
             self.best = score
 
     def to_checkpoint(self, config: dict[str, Any], others: Sequence[dict[str, Any]] = ()) -> Checkpoint:
-        """The state, the config that it belongs to, and the generators of the other processes."""
+        """Return a checkpoint of this state, its config, and the generators of this and the other processes."""
         return Checkpoint(
             config=config,
             model=self.model.state_dict(),
@@ -175,10 +184,10 @@ class TrainState:
         )
 
     def restore(self, saved: Checkpoint, path: Path, world: World = SINGLE_PROCESS) -> None:
-        """Go back to the moment of a checkpoint.
+        """Load the state of a checkpoint.
 
-        Each process has random generators of its own, for dropout. Where their number is another than that of the run
-        that saved them, they are seeded anew.
+        Each process has random generators of its own, for dropout. If the number of processes has changed, they are
+        seeded anew.
 
         raises: InputError if the checkpoint is of another model, optimizer or schedule
         """

@@ -1,4 +1,4 @@
-"""The training step: a batch, in pieces, becomes an update of the weights. It knows no config."""
+"""The training step: forward, backward and update on one batch, in micro-batches."""
 
 import math
 import time
@@ -23,7 +23,7 @@ from asr.training.memory import out_of_memory_explained
 
 
 class BatchStats(NamedTuple):
-    """What a batch holds. audio_seconds exclude padding; frames include it, valid_frames do not."""
+    """Counts of a batch. audio_seconds and valid_frames exclude padding; frames include it."""
 
     ids: list[str]
     unreadable: list[Unreadable]
@@ -69,11 +69,11 @@ class StepMetrics(NamedTuple):
 
 
 def batch_losses(model: nn.Module, batch: Batch, compute: Compute) -> tuple[Tensor, ModelOutput]:
-    """The CTC loss of each utterance (B,), and what the model gave."""
+    """Return the CTC loss of each utterance (B,) and the model's output."""
     features, targets = (t.to(compute.device, non_blocking=True) for t in (batch.features, batch.targets))
     with compute.autocast():
         output = model(features, batch.lengths)
-    # All lengths stay on the CPU, where the loss wants them.
+    # The loss needs all lengths on the CPU.
     return ctc_losses(output.log_probs, output.lengths, targets, batch.target_lengths), output
 
 
@@ -88,8 +88,8 @@ def train_step(
     """Run forward and backward on each micro-batch, clip the gradient, update the weights and the learning rate.
 
     The gradient is that of the mean loss over the utterances of all processes. Where it or the loss is not finite, or
-    no utterance of the batch could be read, nothing is updated, neither weights nor batch norm's statistics. The
-    schedule goes on, since its steps are those of the run.
+    no utterance of the batch could be read, neither weights nor batch norm's statistics are updated. The schedule is
+    stepped all the same, since its steps are those of the run.
     """
     start, learning_rate = time.perf_counter(), optimizer.param_groups[0]["lr"]
     stats = BatchStats.of(micro_batches, compute.world)
@@ -99,7 +99,7 @@ def train_step(
         optimizer.zero_grad()
         total = backward(model, micro_batches, len(stats.ids), compute)
         norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-        loss, grad_norm = torch.stack((total, norm)).tolist()  # the one time that a step waits for the device
+        loss, grad_norm = torch.stack((total, norm)).tolist()  # a step waits for the device here only
         if math.isfinite(loss) and math.isfinite(grad_norm):
             optimizer.step()
         else:
@@ -121,9 +121,9 @@ def train_step(
 
 
 def backward(model: nn.Module, micro_batches: Sequence[Batch], utterances: int, compute: Compute) -> Tensor:
-    """Add the gradient of the mean loss over all utterances, one micro-batch after the other; return that loss ().
+    """Accumulate the gradient of the mean loss over all utterances, and return that loss ().
 
-    utterances: of all processes, whose gradients the model averages with the last micro-batch
+    utterances: number in all processes, whose gradients the model averages after the last micro-batch
     """
     world, total, mels = compute.world, torch.zeros((), device=compute.device), micro_batches[0].features.shape[1]
     for number, batch in enumerate(micro_batches, start=1):
@@ -137,9 +137,9 @@ def backward(model: nn.Module, micro_batches: Sequence[Batch], utterances: int, 
 
 
 def zero_loss(model: nn.Module, mels: int, compute: Compute) -> Tensor:
-    """Return a loss of zero that depends on every weight: the part of a process that has no utterance of a batch.
+    """Return a loss of zero that depends on every weight, for a process without an utterance of a batch.
 
-    It takes part in what the processes compute together by one frame of silence, which batch norm leaves out.
+    One frame of silence, which batch norm leaves out, lets it take part in what the processes compute together.
     mels: height of the spectrogram
     """
     norms = [module for module in model.modules() if isinstance(module, MaskedBatchNorm2d)]

@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from asr.config.build import build_experiment
+from asr.corpora.manifest import Utterance
 from asr.data.audio import load_audio
 from asr.data.augment import seeded
 from asr.data.batches import Position
@@ -35,13 +36,14 @@ def measure(corpus: list[str]) -> Iterator[Figure]:
     """corpus: the overrides that choose the data."""
     session = build_experiment(composed(["augment=wave_spec", "workers=0", *corpus]))
     dataset = session.recognizer.dataset(session.augment, seed=1)
-    cuts = list(session.data.training_cuts())[:UTTERANCES]
-    seconds = sum(cut.duration for cut in cuts)
+    utterances = list(session.data.training_utterances())[:UTTERANCES]
+    seconds = sum(one.seconds for one in utterances)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for name, each in stages(dataset, cuts):
+    for name, each in stages(dataset, utterances):
         yield Figure("data", name, 1e6 * timed(each) / seconds, "us/audio-s")
-    wall_seconds = timed(lambda: [dataset[Position(0, at), cuts[at : at + 16]] for at in range(0, len(cuts), 16)])
+    groups = [(Position(0, at), utterances[at : at + 16]) for at in range(0, len(utterances), 16)]
+    wall_seconds = timed(lambda: [dataset[group] for group in groups])
     yield Figure("data", "all, on one core, with exp2's augmentation", seconds / wall_seconds, "audio-s/s", 1000)
     torch.set_num_threads(threads)
     for augment in ("wave_spec", "speed_spec"):
@@ -53,19 +55,19 @@ def measure(corpus: list[str]) -> Iterator[Figure]:
     yield Figure("data", "the quickstart as it is trained, one worker", loop.speed, "audio-s/s", 150)
 
 
-def stages(dataset: UtteranceDataset, cuts: list) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Each stage over all cuts; the one before has made its input."""
+def stages(dataset: UtteranceDataset, utterances: list[Utterance]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each stage over all utterances; the one before has made its input."""
     rate, augment = dataset.features.sample_rate, dataset.augment
     assert augment is not None
-    waves = [load_audio(cut, rate) for cut in cuts]
-    yield "decode", lambda: [load_audio(cut, rate) for cut in cuts]
+    waves = [load_audio(one, rate) for one in utterances]
+    yield "decode", lambda: [load_audio(one, rate) for one in utterances]
     yield "waves", lambda: [augment.waveform(wave, rate) for wave in waves]
     tensors = [torch.from_numpy(np.array(wave)) for wave in waves]
     yield "mel and log", lambda: [dataset.features(wave) for wave in tensors]
     yield "mel, masks and log", lambda: [dataset.features(wave, augment.spectrogram) for wave in tensors]
-    utterances = [dataset.utterance(cut, 0) for cut in cuts]
+    examples = [dataset.example(one, 0) for one in utterances]
     n_mels = dataset.features.n_mels
-    groups = [utterances[at : at + 16] for at in range(0, len(utterances), 16)]
+    groups = [examples[at : at + 16] for at in range(0, len(examples), 16)]
     yield "collate", lambda: [collate(Position(0, 0), group, [], n_mels) for group in groups]
 
 
@@ -90,7 +92,7 @@ def padding(config: DictConfig) -> float:
 
 def batches_of(session: Experiment, config: DictConfig) -> Iterator:
     dataset = session.recognizer.dataset(session.augment, config.seed, skip_unreadable=True)
-    return training_batches(dataset, session.passes, Position(0, 0), workers=1, pin_memory=False)
+    return training_batches(dataset, session.batches, Position(0, 0), workers=1, pin_memory=False)
 
 
 def train(config: DictConfig, steps: int) -> Loop:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from asr.corpora.manifest import index_part
+from asr.corpora.index import Index
+from asr.corpora.librispeech import find_utterances
 from benchmarks import Figure
 
 RATE = 16_000
@@ -38,7 +39,7 @@ class Start(NamedTuple):
     peak_gb: float
 
 
-def make_manifests(folder: Path, cuts: int = sum(TRAIN.values())) -> None:
+def make_manifests(folder: Path, total: int = sum(TRAIN.values())) -> None:
     """A tree of LibriSpeech's layout and its indices, with so many training utterances.
 
     An utterance's audio is noise of its length: a link to one of a few files, so that the tree needs little disk.
@@ -49,11 +50,11 @@ def make_manifests(folder: Path, cuts: int = sum(TRAIN.values())) -> None:
     audio.mkdir(parents=True)
     for tenths in range(10, round(LONGEST * 10) + 1):
         soundfile.write(audio / f"{tenths}.flac", noise[: tenths * RATE // 10], RATE)
-    sizes = {part: round(cuts * utterances / sum(TRAIN.values())) for part, utterances in TRAIN.items()}
+    sizes = {part: round(total * utterances / sum(TRAIN.values())) for part, utterances in TRAIN.items()}
     chapters = count(100_000)  # no id may stand in two parts
     for part, utterances in {**sizes, **dict.fromkeys(OTHERS, 20)}.items():
         write_part(folder, part, utterances, chapters, draw)
-        index_part(folder, part, folder / "cuts", jobs=2, verify_audio=False)
+        Index(folder, folder / "manifests", 2, verify_audio=False).write(part, *find_utterances(folder, part))
 
 
 def write_part(folder: Path, part: str, utterances: int, chapters: Iterator[int], draw: random.Random) -> None:
@@ -131,7 +132,7 @@ def measure(folder: Path) -> Iterator[Figure]:
         "batches of like length, a pass counted, nothing filtered": (*like_lengths, *a_pass, *everything),
     }.items():
         start = measure_start(folder, "workers=0", *overrides)
-        what = f"281,241 cuts, {name}"
+        what = f"281,241 utterances, {name}"
         note = f"imports {start.imports:.1f} s, plan after {start.plan:.1f} s"
         yield Figure("start", f"{what}: to the first step", start.first_step, "s", 15, note, at_most=True)
         yield Figure("start", f"{what}: peak memory", start.peak_gb, "GB", 1.2, at_most=True)

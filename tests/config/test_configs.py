@@ -114,6 +114,7 @@ def test_mini_is_the_same_experiment_at_a_fraction_of_its_size(name):
         "model.conv_channels": 4,
         "model.gru_size": 4,
         "batch.utterances": 4,  # exp1's stay twice those of the others
+        "batch.divided_by": 1 / 4,
         "steps_per_epoch": 5,
     }
     model = build_recognizer(mini_config, seed=0).model
@@ -129,6 +130,11 @@ def test_mini_takes_a_quarter_of_the_batch_of_any_experiment(tmp_path):
     config = composed("experiment=mine", "scale=mini", f"hydra.searchpath=[{tmp_path}]")
     assert config.batch.utterances == 32
     assert type(config.batch.utterances) is int
+
+
+def test_mini_leaves_batches_by_seconds_as_they_are():
+    config = composed("experiment=quickstart", "scale=mini")
+    assert (config.batch.utterances, config.batch.seconds) == (None, 120)
 
 
 @pytest.mark.parametrize("name", options("sweep"))

@@ -1,6 +1,5 @@
-"""Indexing a tree: every line and every file is kept or rejected with a reason; an index that fits is not redone."""
+"""Indexing a tree: every line and file is kept or rejected with a reason; a manifest that fits is kept."""
 
-import gzip
 import json
 import os
 from pathlib import Path
@@ -8,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet
 
-from asr.corpora import manifest
-from asr.corpora.manifest import PartSummary, index_part
+from asr.corpora import index
+from asr.corpora.audio_files import AudioError, measure
+from asr.corpora.index import Index, PartSummary, Progress
+from asr.corpora.librispeech import find_utterances
+from asr.data.audio import load_audio
 from asr.errors import InputError
 
 
@@ -32,6 +33,17 @@ def write_chapter(root: Path, speaker: int, texts: list[str], part: str = "dev-c
     return folder
 
 
+def index_part(
+    root: Path,
+    part: str,
+    manifests: Path,
+    jobs: int,
+    progress: Progress | None = None,
+    verify_audio: bool = True,
+) -> PartSummary:
+    return Index(root, manifests, jobs, verify_audio).write(part, *find_utterances(root, part), progress)
+
+
 def add_line(folder: Path, line: bytes) -> None:
     with next(folder.glob("*.trans.txt")).open("ab") as file:
         file.write(line)
@@ -50,57 +62,72 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def test_a_good_tree_becomes_cuts_in_the_order_of_their_ids(root: Path, tmp_path: Path) -> None:
+def test_a_good_tree_becomes_a_table_in_the_order_of_its_ids(root: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    summary = index_part(root, "dev-clean", tmp_path / "cuts", 2, lambda *progress: told.append(progress))
-    assert summary == PartSummary("dev-clean", 3, 2, pytest.approx(1.5 / 3600), 0, 0, 2703)
-    assert summary.completeness == "incomplete: 3 of 2,703 utterances"
-    assert told[-1] == ("index", 2, 2)
-    cuts = list(CutSet.from_file(tmp_path / "cuts/dev-clean.jsonl.gz"))
-    assert [(cut.id, cut.supervisions[0].text, cut.supervisions[0].speaker) for cut in cuts] == [
+    summary = index_part(root, "dev-clean", tmp_path / "manifests", 2, lambda *progress: told.append(progress))
+    assert (summary.part, len(summary.utterances), summary.speakers, summary.rejected) == ("dev-clean", 3, 2, 0)
+    assert summary.utterances.hours == pytest.approx(1.5 / 3600)
+    assert told[-1] == ("index", 3, 3)
+    assert [(one.id, one.text, one.speaker) for one in summary.utterances] == [
         ("7-1-0000", "HELLO", "7"),
         ("7-1-0001", "WORLD ÉTÉ", "7"),
         ("8-1-0000", "GOOD NIGHT", "8"),
     ]
-    assert cuts[0].with_recording_path_prefix(root).load_audio().shape == (1, 8000)
-    assert sorted(path.name for path in (tmp_path / "cuts").iterdir()) == ["dev-clean.jsonl.gz", "dev-clean.stamp.json"]
+    assert [len(load_audio(one, 16_000)) for one in summary.utterances] == [8000] * 3
+    assert [path.name for path in (tmp_path / "manifests").iterdir()] == ["dev-clean.parquet"]
 
 
-def test_a_part_of_ones_own_is_neither_complete_nor_incomplete(tmp_path: Path) -> None:
-    write_chapter(tmp_path, 1, ["A"], part="mine")
-    assert index_part(tmp_path, "mine", tmp_path, 1).completeness == ""
+def test_the_commonest_characters_outside_the_alphabet_are_counted(tmp_path: Path) -> None:
+    write_chapter(tmp_path, 7, ["ÉTÉ, DON'T", "8 É é ~"])
+    summary = index_part(tmp_path, "dev-clean", tmp_path, 1)
+    assert summary.foreign(" abcdefghijklmnopqrstuvwxyz", most=2) == [("é", 4), (",", 1)]
+    assert dict(summary.foreign(" abcdefghijklmnopqrstuvwxyz")).keys() == {"é", ",", "'", "8", "~"}
 
 
 def test_the_same_tree_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
     for name, jobs in (("a", 1), ("b", 3)):
         index_part(root, "dev-clean", tmp_path / name, jobs)
-    assert (tmp_path / "a/dev-clean.jsonl.gz").read_bytes() == (tmp_path / "b/dev-clean.jsonl.gz").read_bytes()
+    assert (tmp_path / "a/dev-clean.parquet").read_bytes() == (tmp_path / "b/dev-clean.parquet").read_bytes()
+
+
+def test_a_manifest_names_no_root(root: Path, tmp_path: Path) -> None:
+    """So that two copies of a corpus have the same manifest."""
+    (root / "dev-clean/7/1/7-1-0001.flac").write_bytes(b"no audio")
+    index_part(root, "dev-clean", tmp_path / "manifests", 1)
+    files = [path.read_bytes() for path in (tmp_path / "manifests").iterdir()]
+    assert len(files) == 2
+    assert not any(str(tmp_path).encode() in content for content in files)
 
 
 def test_a_second_call_reads_no_audio(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = index_part(root, "dev-clean", tmp_path, 1)
-    monkeypatch.setattr(manifest, "scan_chapter", None)
-    assert index_part(root, "dev-clean", tmp_path, 1) == first
+    monkeypatch.setattr(index, "measure", None)
+    again = index_part(root, "dev-clean", tmp_path, 1)
+    assert (again.utterances.table, again.rejected) == (first.utterances.table, first.rejected)
 
 
-@pytest.mark.parametrize("change", ["new utterance", "new transcript", "lost audio", "lost index", "broken stamp"])
-def test_a_changed_tree_or_a_damaged_index_is_indexed_anew(change: str, root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", ["new utterance", "new transcript", "new audio", "lost audio", "lost manifest", "broken manifest"]
+)
+def test_a_changed_tree_or_a_damaged_manifest_is_indexed_anew(change: str, root: Path, tmp_path: Path) -> None:
     index_part(root, "dev-clean", tmp_path, 1)
-    folder = root / "dev-clean/7/1"
+    folder, manifest = root / "dev-clean/7/1", tmp_path / "dev-clean.parquet"
     if change == "new utterance":
         write_chapter(root, 9, ["MORE"])
     elif change == "new transcript":
-        os.utime(folder / "7-1.trans.txt", (1, 1))
+        (folder / "7-1.trans.txt").write_text("7-1-0000 HELLO\n7-1-0001 THERE\n")
+    elif change == "new audio":
+        write_audio(folder / "7-1-0000.flac", seconds=1)
     elif change == "lost audio":
         (folder / "7-1-0000.flac").unlink()
-    elif change == "lost index":
-        (tmp_path / "dev-clean.jsonl.gz").unlink()
+    elif change == "lost manifest":
+        manifest.unlink()
     else:
-        (tmp_path / "dev-clean.stamp.json").write_text("{")
+        manifest.write_bytes(manifest.read_bytes()[:8] + bytes(100) + manifest.read_bytes()[108:])
     told: list[tuple[str, int, int]] = []
     summary = index_part(root, "dev-clean", tmp_path, 1, lambda *progress: told.append(progress))
     assert told
-    assert summary.utterances == {"new utterance": 4, "lost audio": 2}.get(change, 3)
+    assert len(summary.utterances) == {"new utterance": 4, "lost audio": 2}.get(change, 3)
 
 
 def test_an_index_without_decoding_does_not_stand_for_one_with(root: Path, tmp_path: Path) -> None:
@@ -112,19 +139,19 @@ def test_an_index_without_decoding_does_not_stand_for_one_with(root: Path, tmp_p
     )
 
 
-def test_an_interrupted_write_leaves_the_old_index_and_makes_it_anew(
+def test_an_interrupted_write_leaves_the_old_manifest_and_makes_it_anew(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index_part(root, "dev-clean", tmp_path, 1)
-    old = (tmp_path / "dev-clean.jsonl.gz").read_bytes()
+    old = (tmp_path / "dev-clean.parquet").read_bytes()
     write_chapter(root, 9, ["MORE"])
     with monkeypatch.context() as patched:
-        patched.setattr(manifest.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("the disk is full")))
+        patched.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("the disk is full")))
         with pytest.raises(InputError, match="the disk is full"):
             index_part(root, "dev-clean", tmp_path, 1)
-    assert (tmp_path / "dev-clean.jsonl.gz").read_bytes() == old
+    assert (tmp_path / "dev-clean.parquet").read_bytes() == old
     assert not list(tmp_path.glob(".*partial"))
-    assert index_part(root, "dev-clean", tmp_path, 1).utterances == 4
+    assert len(index_part(root, "dev-clean", tmp_path, 1).utterances) == 4
 
 
 def test_every_flaw_is_rejected_with_its_reason_and_nothing_is_lost(root: Path, tmp_path: Path) -> None:
@@ -144,12 +171,15 @@ def test_every_flaw_is_rejected_with_its_reason_and_nothing_is_lost(root: Path, 
 
     summary = index_part(root, "dev-clean", tmp_path, 2)
 
-    assert (summary.utterances, summary.rejected) == (3 + 2, 11)  # 3 of root; 9-1-0000 and the first line of 9-1-0006
+    assert (len(summary.utterances), summary.rejected) == (
+        3 + 2,
+        11,
+    )  # 3 of root; 9-1-0000 and the first line of 9-1-0006
     reasons = rejected(tmp_path)
     expected = {
         "9-1-0000": f"its id belongs to {folder.relative_to(root)}/9-1-0000.flac already",
         "9-1-0001": "line 2: empty transcript",
-        "9-1-0002": "2 channels, must be one; mix down: ffmpeg -i IN.flac -ac 1 OUT.flac",
+        "9-1-0002": "2 channels, must be one; mix down: ffmpeg -i IN -ac 1 OUT.flac",
         "9-1-0003": "no samples",
         "9-1-0004": "unreadable or cut off",
         "9-1-0005": "unreadable or cut off",
@@ -166,6 +196,35 @@ def test_every_flaw_is_rejected_with_its_reason_and_nothing_is_lost(root: Path, 
     assert all((root / path).is_file() for path in paths)
 
 
+@pytest.mark.parametrize("name", ["a::b", "file:--x"])
+def test_a_folder_with_colons_in_its_name_is_read_like_any_other(name: str, tmp_path: Path) -> None:
+    """fsspec would take :: for a chain of addresses."""
+    folder = tmp_path / "dev-clean" / name / "1"
+    write_audio(folder / "7-1-0000.flac")
+    (folder / "7-1.trans.txt").write_text("7-1-0000 HELLO\n")
+    (one,) = index_part(tmp_path, "dev-clean", tmp_path / "manifests", 1).utterances
+    assert len(load_audio(one, 16_000)) == 8_000
+
+
+@pytest.mark.parametrize("channels_and_type", [("PCM_16", False), ("FLOAT", False), ("PCM_16", True)])
+def test_a_wav_file_that_is_cut_off_is_rejected(channels_and_type: tuple[str, bool], tmp_path: Path) -> None:
+    """libsndfile shortens it and says nothing. A stream's header declares no length."""
+    subtype, streamed = channels_and_type
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 8_000), 16_000, subtype=subtype)
+    assert measure(path, verify=True) == (8_000, 16_000)
+    content = bytearray(path.read_bytes())
+    if streamed:
+        place = content.find(b"data")
+        content[place + 4 : place + 8] = b"\xff" * 4
+        path.write_bytes(content)
+        assert measure(path, verify=True) == (8_000, 16_000)
+    else:
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(AudioError, match="cut off"):
+            measure(path, verify=False)
+
+
 @pytest.mark.parametrize("flaw", ["silence", "hole"])
 def test_decoding_finds_what_the_header_does_not_show(flaw: str, root: Path, tmp_path: Path) -> None:
     path = write_audio(root / "dev-clean/7/1/7-1-0000.flac", seconds=2, level=0.0 if flaw == "silence" else 0.1)
@@ -180,10 +239,10 @@ def test_decoding_finds_what_the_header_does_not_show(flaw: str, root: Path, tmp
 
 def test_another_sample_rate_is_kept_with_its_true_length_and_counted(root: Path, tmp_path: Path) -> None:
     write_audio(root / "dev-clean/7/1/7-1-0000.flac", seconds=2, rate=8_000)
-    assert index_part(root, "dev-clean", tmp_path, 1).resampled == 1
-    with gzip.open(tmp_path / "dev-clean.jsonl.gz", "rt") as lines:
-        cut = json.loads(next(lines))
-    assert (cut["duration"], cut["recording"]["sampling_rate"]) == (2.0, 8_000)
+    utterances = index_part(root, "dev-clean", tmp_path, 1).utterances
+    assert utterances.resampled(16_000) == 1
+    first = next(iter(utterances))
+    assert (first.seconds, first.sample_rate) == (2.0, 8_000)
 
 
 @pytest.mark.parametrize("rate", [3_999, 4_000, 384_000, 384_001])
@@ -199,9 +258,8 @@ def test_sample_rates_beyond_those_of_speech_are_rejected(rate: int, root: Path,
 
 def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_the_text(root: Path, tmp_path: Path) -> None:
     (root / "dev-clean/7/1/7-1.trans.txt").write_bytes("\ufeff7-1-0000 HELLO\r\n7-1-0001\tWORLD\r\n".encode())
-    index_part(root, "dev-clean", tmp_path, 1)
-    texts = [cut.supervisions[0].text for cut in CutSet.from_file(tmp_path / "dev-clean.jsonl.gz")]
-    assert texts == ["HELLO", "WORLD", "GOOD NIGHT"]
+    utterances = index_part(root, "dev-clean", tmp_path, 1).utterances
+    assert [one.text for one in utterances] == ["HELLO", "WORLD", "GOOD NIGHT"]
 
 
 def test_a_file_name_that_is_not_utf_8_is_rejected_like_any_other(root: Path, tmp_path: Path) -> None:
@@ -218,7 +276,7 @@ def test_a_part_without_one_usable_utterance_is_refused_with_the_first_reason(tm
     ):
         index_part(tmp_path / "root", "dev-clean", tmp_path, 1)
     assert "7-1-0000" in rejected(tmp_path)
-    assert not (tmp_path / "dev-clean.jsonl.gz").exists()
+    assert not (tmp_path / "dev-clean.parquet").exists()
 
 
 def test_wrong_roots_and_parts_say_what_is_there(root: Path, tmp_path: Path) -> None:
@@ -232,4 +290,4 @@ def test_wrong_roots_and_parts_say_what_is_there(root: Path, tmp_path: Path) -> 
         (tmp_path / "above", "dev-clean", f"set root={tmp_path}/above/LibriSpeech"),
     ):
         with pytest.raises(InputError, match=message):
-            index_part(place, part, tmp_path / "cuts", 1)
+            index_part(place, part, tmp_path / "manifests", 1)

@@ -1,4 +1,4 @@
-"""From audio files to batches: the same for any number of workers, new in every pass, complete."""
+"""From audio files to batches: the same for any number of workers, new in every epoch, complete."""
 
 from collections import Counter
 from itertools import chain, islice
@@ -10,14 +10,15 @@ import scipy.stats
 import soundfile
 import torch
 from conftest import ROOT
-from lhotse import CutSet, Recording, SupervisionSegment
-from lhotse.cut import MonoCut
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 
+from asr.corpora.manifest import Utterance, Utterances
 from asr.data.audio import load_audio
-from asr.data.augment import AddGaussianNoise, Augment, Sometimes, Speed, at_speed, seeded
-from asr.data.batches import Passes, Position
+from asr.data.augment import AddGaussianNoise, Augment, Sometimes, Speed, at_speed, id_keys, seeded
+from asr.data.batches import WHOLE, EpochBatches, Position, micro_batches
 from asr.data.dataset import UtteranceDataset
 from asr.data.features import LogMel
 from asr.data.loader import evaluation_batches, training_batches
@@ -45,99 +46,110 @@ def log_mel(**changes):
     return LogMel(**(settings | changes))
 
 
-def make_cut(folder, id, seconds, text="hello", rate=16000):
+def make_utterance(folder, id, seconds, text="hello", rate=16000):
     samples = np.random.default_rng(len(id)).normal(0, 0.1, int(seconds * rate)).astype(np.float32)
-    path = folder / f"{id}.flac"
-    soundfile.write(path, samples, rate)
-    recording = Recording.from_file(path)
-    supervision = SupervisionSegment(id, id, 0, recording.duration, text=text)
-    return MonoCut(id, 0, recording.duration, 0, [supervision], recording=recording)
+    soundfile.write(folder / f"{id}.flac", samples, rate)
+    return Utterance(id, text, f"{id}.flac", len(samples), rate, root=str(folder))
+
+
+def silent(seconds, id="u{:05}"):
+    """Utterances without audio, of so many seconds each: batches are made of lengths alone."""
+    return Utterances.of([Utterance(id.format(n), "", "", int(16000 * s), 16000) for n, s in enumerate(seconds)])
 
 
 @pytest.fixture(scope="module")
-def cuts(tmp_path_factory):
+def utterances(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audio")
-    return CutSet.from_cuts(make_cut(folder, f"u{i:02}", 0.3 + 0.1 * (i % 11)) for i in range(23))
+    made = [make_utterance(folder, f"u{i:02}", 0.3 + 0.1 * (i % 11)) for i in range(23)]
+    return Utterances.of(made, str(folder))
 
 
 def same(a, b):
     return a.ids == b.ids and torch.equal(a.features, b.features) and torch.equal(a.targets, b.targets)
 
 
-@pytest.mark.parametrize("batching", [{"utterances": 4, "seconds": None}, {"utterances": None, "seconds": 4.0}])
-def test_batches_are_the_same_for_any_number_of_workers(cuts, batching):
+@pytest.mark.parametrize("batching", [{"size": 4, "seconds": None}, {"size": None, "seconds": 4.0}])
+def test_batches_are_the_same_for_any_number_of_workers(utterances, batching):
     streams = []
     for workers in (0, 1, 3):
-        passes = Passes(cuts, NOISY, 5, **batching, buckets=3)
+        batches = EpochBatches(utterances, NOISY, 5, **batching, buckets=3)
         dataset = UtteranceDataset(LETTERS, log_mel(), NOISY, seed=5)
-        streams.append(list(islice(training_batches(dataset, passes, Position(0, 0), workers, False), 12)))
+        streams.append(list(islice(training_batches(dataset, batches, Position(0, 0), workers, False), 12)))
     for other in streams[1:]:
         assert all(same(a, b) for a, b in zip(streams[0], other, strict=True))
 
 
-@pytest.mark.parametrize("batching", [{"utterances": 4, "seconds": None}, {"utterances": None, "seconds": 4.0}])
-def test_the_stream_goes_on_from_any_position(cuts, batching):
+@pytest.mark.parametrize("batching", [{"size": 4, "seconds": None}, {"size": None, "seconds": 4.0}])
+def test_the_stream_goes_on_from_any_position(utterances, batching):
     """What a resumed run reads is what it would have read."""
     dataset = UtteranceDataset(LETTERS, log_mel(), NOISY, seed=5)
 
     def stream(start):
-        return training_batches(dataset, Passes(cuts, NOISY, 5, **batching, buckets=3), start, 0, False)
+        return training_batches(dataset, EpochBatches(utterances, NOISY, 5, **batching, buckets=3), start, 0, False)
 
     whole = list(islice(stream(Position(0, 0)), 14))
     for done in (1, 5, 6, 13):
         before = whole[done - 1].position
-        resumed = next(stream(Position(before.pass_number, before.batch_index + 1)))
+        resumed = next(stream(Position(before.data_epoch, before.batch_index + 1)))
         assert same(resumed, whole[done])
 
 
-@pytest.mark.parametrize("batching", [{"utterances": 4, "seconds": None}, {"utterances": None, "seconds": 4.0}])
-def test_a_pass_holds_every_utterance_once_in_another_order(cuts, batching):
-    passes = Passes(cuts, NOISY, 5, **batching, buckets=3)
+@pytest.mark.parametrize("batching", [{"size": 4, "seconds": None}, {"size": None, "seconds": 4.0}])
+def test_a_pass_holds_every_utterance_once_in_another_order(utterances, batching):
+    batches = EpochBatches(utterances, NOISY, 5, **batching, buckets=3)
     dataset = UtteranceDataset(LETTERS, log_mel(), None, seed=5)
     orders = {0: [], 1: []}
-    for batch in training_batches(dataset, passes, Position(0, 0), 0, False):
-        if batch.position.pass_number == 2:
+    for batch in training_batches(dataset, batches, Position(0, 0), 0, False):
+        if batch.position.data_epoch == 2:
             break
-        orders[batch.position.pass_number] += batch.ids
-    assert Counter(orders[0]) == Counter(orders[1]) == Counter(cut.id for cut in cuts)
+        orders[batch.position.data_epoch] += batch.ids
+    assert Counter(orders[0]) == Counter(orders[1]) == Counter(one.id for one in utterances)
     assert orders[0] != orders[1]
 
 
 @pytest.mark.parametrize("batching", [(4, None), (23, None), (None, 4.0)])
-def test_the_steps_of_a_pass_are_counted(cuts, batching):
-    passes = Passes(cuts, SPED, 5, *batching, buckets=3)
-    assert passes.steps() == len(list(passes.batches(0)))
+def test_the_steps_of_a_pass_are_counted(utterances, batching):
+    batches = EpochBatches(utterances, SPED, 5, *batching, buckets=3)
+    assert batches.steps() == len(list(batches.batches(0)))
 
 
-def test_batches_of_like_length_hold_no_more_than_their_seconds(cuts):
-    for batch in Passes(cuts, NOISY, 5, None, 4.0, buckets=3).batches(0):
-        assert max(heard.duration for heard in batch) * len(batch) <= 4.0
+def test_batches_of_like_length_hold_no_more_than_their_seconds(utterances):
+    for batch in EpochBatches(utterances, SPED, 5, None, 4.0, buckets=3).batches(0):
+        assert max(one.seconds / one.speed for one in batch) * len(batch) <= 4.0
 
 
 @pytest.mark.parametrize("augment", [Augment(), SPED])
 def test_batches_of_like_length_hold_at_most_5_percent_padding(augment):
     """Three hours with LibriSpeech's lengths (most of 12 to 16 s, a tail down to 2 s), and the buckets of conf."""
-    seconds = np.random.default_rng(0).triangular(2, 15.5, 16.5, 1000).tolist()
-    recordings = [Recording(f"u{i}", [], 16000, int(16000 * s), int(16000 * s) / 16000) for i, s in enumerate(seconds)]
-    like_librispeech = CutSet.from_cuts(recording.to_cut() for recording in recordings)
+    like_librispeech = silent(np.random.default_rng(0).triangular(2, 15.5, 16.5, 1000))
     buckets = OmegaConf.load(ROOT / "conf" / "train.yaml").batch.buckets
-    passes = Passes(like_librispeech, augment, 1, None, 320, buckets)
-    batches = [[heard.duration for heard in batch] for batch in passes.batches(3)]
-    with_padding = sum(len(durations) * max(durations) for durations in batches)
-    assert sum(map(sum, batches)) / with_padding >= 0.95
+    batches = EpochBatches(like_librispeech, augment, 1, None, 320, buckets)
+    lengths = [[one.seconds / one.speed for one in batch] for batch in batches.batches(3)]
+    with_padding = sum(len(batch) * max(batch) for batch in lengths)
+    assert sum(map(sum, lengths)) / with_padding >= 0.95
 
 
-def test_batches_are_made_of_utterances_at_the_speed_at_which_they_are_heard(cuts):
+def test_batches_are_made_of_utterances_at_the_speed_at_which_they_are_heard(utterances):
     """Else those of like length would not be: what the batch was made by is how long its features are."""
-    passes, dataset = Passes(cuts, SPED, 5, None, 4.0, buckets=3), UtteranceDataset(LETTERS, log_mel(), SPED, seed=5)
-    drawn = {}
-    for number in (0, 1):
-        for heard in chain(*passes.batches(number)):
-            assert len(dataset.utterance(heard.cut, number).features) == pytest.approx(80 * heard.duration + 1, abs=1)
-            drawn[number, heard.id] = heard.cut.duration / heard.duration
-    assert len(set(drawn.values())) > len(cuts)  # another one in each pass, but for those that stay at 1
-    assert 0.85 <= min(drawn.values()) < 0.9 < 1 in drawn.values()
-    assert 1.1 < max(drawn.values()) <= 1.15
+    batches = EpochBatches(utterances, SPED, 5, None, 4.0, buckets=3)
+    dataset = UtteranceDataset(LETTERS, log_mel(), SPED, seed=5)
+    for one in chain(*batches.batches(0)):
+        assert len(dataset.example(one, 0).features) == pytest.approx(80 * one.seconds / one.speed + 1, abs=1)
+
+
+def test_speeds_depend_on_seed_epoch_and_id_alone_and_are_distributed_as_they_are_set():
+    ids = [f"1089-134686-{n:04}" for n in range(10_000)]
+    drawn = {(seed, epoch): SPED.speeds(seed, epoch, id_keys(ids)) for seed in (1, 2) for epoch in (0, 1)}
+    assert np.array_equal(SPED.speeds(1, 0, id_keys(ids[::-1])), drawn[1, 0][::-1])
+    for one, other in ((drawn[1, 0], drawn[1, 1]), (drawn[1, 0], drawn[2, 0])):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
+    for speeds in drawn.values():
+        changed = speeds[speeds != 1]
+        assert len(changed) == pytest.approx(8_000, abs=150)
+        assert scipy.stats.kstest(changed, scipy.stats.uniform(0.85, 0.3).cdf).pvalue > 0.01
+        neighbours = np.corrcoef(speeds[:-1], speeds[1:])[0, 1]
+        assert abs(neighbours) < 0.03
+    assert (Augment().speeds(1, 0, id_keys(ids)) == 1).all()
 
 
 def test_another_speed_moves_length_and_pitch():
@@ -155,21 +167,29 @@ def test_a_speed_that_cannot_be_is_refused(wrong):
         Speed(**({"p": 0.8, "slowest": 0.85, "fastest": 1.15} | wrong))
 
 
-def test_a_pass_is_shuffled_beyond_what_lhotse_holds_at_once():
+def test_the_order_of_an_epoch_has_nothing_of_that_of_the_corpus():
     """20,000 utterances of two equal halves: the first batches have as many of both."""
-    recording = Recording("one", [], 16000, 16000, 1.0)
-    cuts = CutSet.from_cuts(MonoCut(f"{i:05}", 0, 1 + i % 7 / 100, 0, [], recording=recording) for i in range(20_000))
-    batches = islice(Passes(cuts, Augment(), 1, None, 100.0, buckets=3).batches(0), 20)
-    second_half = [heard.id >= "10000" for batch in batches for heard in batch]
-    assert 0.4 < np.mean(second_half) < 0.6
+    utterances = silent(1 + np.arange(20_000) % 7 / 100, id="{:05}")
+    for size, seconds in ((100, None), (None, 100.0)):
+        batches = islice(EpochBatches(utterances, Augment(), 1, size, seconds, buckets=3).batches(0), 20)
+        second_half = [one.id >= "10000" for batch in batches for one in batch]
+        assert 0.4 < np.mean(second_half) < 0.6
 
 
-def test_augmentation_depends_on_seed_pass_and_utterance_alone(cuts):
+@pytest.mark.parametrize("batching", [(4, None), (None, 4.0)])
+def test_an_epoch_is_resumed_without_making_the_batches_before(utterances, batching):
+    batches = EpochBatches(utterances, SPED, 5, *batching, buckets=3)
+    assert list(batches.batches(1, start=2)) == list(batches.batches(1))[2:]
+    (position, _) = next(micro_batches(batches, Position(1, 2), WHOLE))
+    assert position == (1, 2)
+
+
+def test_augmentation_depends_on_seed_epoch_and_utterance_alone(utterances):
     always = Augment(wave=[AddGaussianNoise(0.001, 0.01, p=1.0)])
-    cut = cuts[0]
+    first = next(iter(utterances))
 
-    def features(seed, pass_number, augment=always):
-        return UtteranceDataset(LETTERS, log_mel(), augment, seed).utterance(cut, pass_number).features
+    def features(seed, data_epoch, augment=always):
+        return UtteranceDataset(LETTERS, log_mel(), augment, seed).example(first, data_epoch).features
 
     torch.testing.assert_close(features(1, 0), features(1, 0), atol=0, rtol=0)
     assert not torch.equal(features(1, 0), features(1, 1))
@@ -177,6 +197,18 @@ def test_augmentation_depends_on_seed_pass_and_utterance_alone(cuts):
     assert not torch.equal(features(1, 0), features(1, 0, augment=None))
     plain = Augment()
     assert torch.equal(features(1, 0, augment=plain), features(2, 3, augment=None))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "augment").glob("*.yaml")))
+def test_every_augmentation_that_conf_names_gives_finite_features(name, utterances):
+    """Ten epochs of some utterances: transforms are drawn with small probabilities."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        augment = instantiate(compose("train", [f"augment={name}"]).augment, _convert_="all")
+    dataset = UtteranceDataset(LETTERS, log_mel(), augment, seed=1)
+    for data_epoch in range(10):
+        batch = dataset[Position(data_epoch, 0), utterances.rows(np.arange(6))]
+        assert len(batch.ids) == 6
+        assert batch.features.isfinite().all()
 
 
 @pytest.mark.parametrize("noise", [AddGaussianNoise, audiomentations.AddGaussianNoise])
@@ -204,55 +236,55 @@ def test_seeding_an_utterance_leaves_the_global_generators_alone():
         assert torch.equal(torch.rand(3), inside)
 
 
-def test_evaluation_sees_every_utterance_once_without_augmentation(cuts):
+def test_evaluation_sees_every_utterance_once_without_augmentation(utterances):
     dataset = UtteranceDataset(LETTERS, log_mel(), None, seed=0)
-    batches = list(evaluation_batches(dataset, cuts, seconds=3.0, workers=0, pin_memory=False))
-    assert Counter(id for batch in batches for id in batch.ids) == Counter(cut.id for cut in cuts)
+    batches = list(evaluation_batches(dataset, utterances, seconds=3.0, workers=0, pin_memory=False))
+    assert Counter(id for batch in batches for id in batch.ids) == Counter(one.id for one in utterances)
     assert all(batch.lengths.max() * len(batch.ids) <= 3.0 * 80 + len(batch.ids) for batch in batches)
     assert max(batch.padding_share for batch in batches) < 0.5
 
 
-def test_a_batch_is_padded_behind_its_lengths(cuts):
+def test_a_batch_is_padded_behind_its_lengths(utterances):
     dataset = UtteranceDataset(LETTERS, log_mel(), None, seed=0)
-    batch = dataset[(Position(0, 0), [cuts[0], cuts[10]])]
+    short, long = utterances.rows(np.array([0, 10]))
+    batch = dataset[(Position(0, 0), [short, long])]
     assert batch.features.shape == (2, 20, int(batch.lengths.max()))
-    assert batch.lengths.tolist() == [round(cut.duration * 80) + 1 for cut in (cuts[0], cuts[10])]
+    assert batch.lengths.tolist() == [round(one.seconds * 80) + 1 for one in (short, long)]
     assert (batch.features[0, :, batch.lengths[0] :] == 0).all()
-    alone = dataset[(Position(0, 0), [cuts[0]])]
+    alone = dataset[(Position(0, 0), [short])]
     assert torch.equal(alone.features[0], batch.features[0, :, : batch.lengths[0]])
     assert batch.references == ["hello", "hello"]
     assert batch.targets[0].tolist() == LETTERS.encode("hello")
 
 
 def test_another_rate_is_resampled(tmp_path):
-    cut = make_cut(tmp_path, "low", 0.5, rate=8000)
-    assert load_audio(cut, 16000).shape == (8000,)
+    assert load_audio(make_utterance(tmp_path, "low", 0.5, rate=8000), 16000).shape == (8000,)
 
 
 def test_a_file_that_cannot_be_read_is_named_even_from_a_worker(tmp_path):
-    cut = make_cut(tmp_path, "broken", 0.5)
+    broken = Utterances.of([make_utterance(tmp_path, "broken", 0.5)], str(tmp_path))
     (tmp_path / "broken.flac").write_bytes(b"no audio")
     dataset = UtteranceDataset(LETTERS, log_mel(), None, seed=0)
     for workers in (0, 1):
-        with pytest.raises(InputError, match=r"^broken: .*broken.flac cannot be read: .*; restore the file"):
-            list(evaluation_batches(dataset, CutSet.from_cuts([cut]), 10.0, workers, False))
+        with pytest.raises(InputError, match=r"^broken: .*broken.flac: unreadable.*; restore the file"):
+            list(evaluation_batches(dataset, broken, 10.0, workers, False))
 
 
-@pytest.mark.parametrize(("utterances", "seconds"), [(None, None), (4, 10.0)])
-def test_batches_are_of_one_kind(cuts, utterances, seconds):
+@pytest.mark.parametrize(("size", "seconds"), [(None, None), (4, 10.0)])
+def test_batches_are_of_one_kind(utterances, size, seconds):
     with pytest.raises(InputError, match="exactly one"):
-        Passes(cuts, Augment(), 0, utterances, seconds, buckets=2)
+        EpochBatches(utterances, Augment(), 0, size, seconds, buckets=2)
 
 
-def test_batches_of_like_length_need_more_than_one_utterance(cuts):
-    with pytest.raises(InputError, match="one training utterance"):
-        Passes(cuts.subset(first=1), Augment(), 0, None, 10.0, buckets=2)
-    assert len(list(chain(*Passes(cuts.subset(first=5), Augment(), 0, None, 10.0, buckets=2).batches(0)))) == 5
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_a_few_utterances_make_batches_of_like_length_too(number):
+    batches = list(EpochBatches(silent([1.0] * number), Augment(), 0, None, 10.0, buckets=30).batches(0))
+    assert [len(batch) for batch in batches] == [number]
 
 
-def test_the_longest_utterance_must_fit_into_a_batch(cuts):
+def test_the_longest_utterance_must_fit_into_a_batch(utterances):
     with pytest.raises(InputError, match="longest"):
-        Passes(cuts, Augment(), 0, None, 1.0, buckets=2)
+        EpochBatches(utterances, Augment(), 0, None, 1.0, buckets=2)
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filterbank")  # of torchaudio's own spectrogram

@@ -16,9 +16,9 @@ from conftest import ROOT
 BOUND_SECONDS = 10
 TRAINING = """
 import signal, sys
-from lhotse import CutSet, Recording, SupervisionSegment
+from asr.corpora.manifest import Utterance, Utterances
 from asr.data.augment import Augment
-from asr.data.batches import Passes, Position
+from asr.data.batches import EpochBatches, Position
 from asr.data.dataset import UtteranceDataset
 from asr.data.features import LogMel
 from asr.data.loader import training_batches
@@ -27,15 +27,11 @@ from asr.data.text import Alphabet
 got = []
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: got.append(number))
-cuts = []
-for name in "abcd":
-    cut = Recording.from_file("u.wav", recording_id=name).to_cut()
-    cut.supervisions = [SupervisionSegment(name, name, 0.0, cut.duration, 0, "hello")]
-    cuts.append(cut)
+utterances = Utterances.of([Utterance(name, "hello", "u.wav", 8000, 16000) for name in "abcd"], ".")
 features = LogMel(16000, 400, 200, 8, None, 1e-5, "none")
 dataset = UtteranceDataset(Alphabet(" ehlo"), features, Augment(), seed=0)
-passes = Passes(CutSet.from_cuts(cuts), Augment(), 0, 2, None, 1)
-batches = training_batches(dataset, passes, Position(0, 0), 2, False)
+batches = EpochBatches(utterances, Augment(), 0, 2, None, 1)
+batches = training_batches(dataset, batches, Position(0, 0), 2, False)
 next(batches)
 print("training", flush=True)
 while len(got) < 2:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import log_to
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -18,7 +19,7 @@ from asr.artifacts.error_table import error_rows
 from asr.errors import InputError
 from asr.metrics import ErrorRates, score
 from asr.reporting.claims import read_claims
-from asr.tracking.run import Description, Destination, open_run
+from asr.tracking.run import Description
 
 REFERENCE = "the old boat can see the other boat"
 CLAIM = """
@@ -43,7 +44,7 @@ def log_run(uri: str, experiment: str, augment: str, lost: int) -> None:
         "results.json": {"test-clean": ErrorRates.of(scored).to_json()},
     }  # fmt: skip
     choices = {"experiment": experiment, "augment": augment}
-    with open_run(None, Destination(uri, "asr"), Description(experiment, choices)) as run:
+    with log_to(uri, Description(experiment, choices)) as run:
         for path, content in files.items():
             run.log_text(json.dumps(content), path)
         run.log_table(error_rows(scored), "errors/test-clean")

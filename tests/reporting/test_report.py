@@ -12,8 +12,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
+from conftest import log_to
 from hydra import compose, initialize_config_dir
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
@@ -22,18 +24,18 @@ from omegaconf import OmegaConf
 from asr import cli, report
 from asr.artifacts.error_table import error_rows
 from asr.artifacts.plots import render
-from asr.console import PartPlan
 from asr.errors import InputError
 from asr.metrics import ErrorRates, score
-from asr.reporting.analysis import Resampling, Verdict
-from asr.reporting.answers import judge
 from asr.reporting.claims import Variant, read_claims
 from asr.reporting.groups import Group, differing_settings, group_key, group_runs
-from asr.reporting.page import Media, write_report
-from asr.reporting.published import librispeech
-from asr.reporting.tracked import LeftOut, Plan, RunStore, StoredRun
+from asr.reporting.intervals import Resampling
+from asr.reporting.media import write_media
+from asr.reporting.page import write_report
+from asr.reporting.published import published
+from asr.reporting.runs import HISTORY, LeftOut, RunStore, StoredRun
+from asr.reporting.verdicts import Verdict, judge
 from asr.settings import flatten
-from asr.tracking.run import Description, Destination, open_run
+from asr.tracking.run import Description
 from asr.train import GROUPS
 
 PARTS = ("test-clean", "test-other")
@@ -63,7 +65,7 @@ def log_run(
     config = {"data": {"root": "outputs/corpora/synthetic"}, "seed": 1}
     own = [f"experiment={experiment}", *([f"augment={augment}"] if augment else []), *overrides]
     name = "+".join(own)
-    tracked = open_run(None, Destination(uri, "asr"), Description(name, choices, config))
+    tracked = log_to(uri, Description(name, choices, config))
     history = []
     for epoch in range(1, (stop_after or 4) + 1):
         record = {
@@ -102,7 +104,7 @@ def log_augmentation(uri: str, run_id: str, folder: Path) -> None:
     wav, figure = io.BytesIO(), Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
     soundfile.write(wav, np.sin(np.arange(8000) / 5), 16000, format="WAV")
-    with open_run(None, Destination(uri, "asr"), Description(""), run_id) as tracked:
+    with log_to(uri, Description(""), run_id) as tracked:
         for name in ("all.png", "before.wav", "all.wav", "1_Shift.png", "1_Shift.wav", "4_FrequencyMasking.png"):
             path = folder / name
             path.write_bytes(wav.getvalue() if name.endswith(".wav") else render(figure, "png"))
@@ -129,7 +131,7 @@ def made(tmp_path_factory) -> tuple[str, Path]:
     log_run(uri, "exp2_clean", (0, 0), stop_after=3)
     log_run(uri, "exp3_adam_one_cycle", (0.2, 0.3), without="plan.json")
     log_run(uri, "exp1", (0.5, 0.5), overrides=["seed=2"])
-    with open_run(None, Destination(uri, "asr"), Description("<b>the sweep</b>", tags={"kind": "sweep"})):
+    with log_to(uri, Description("<b>the sweep</b>", tags={"kind": "sweep"})):
         pass
     report.run(compose_report(uri, folder / "out"))
     return uri, folder / "out"
@@ -222,14 +224,33 @@ def test_reports_are_logged_and_never_read(made) -> None:
     assert {"index.html", "report.md", "pictures", "sounds"} <= files
 
 
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("plan.json", b"[1]"),
+        ("history.jsonl", b'{"epoch": 1'),
+        ("start/config.json", b"\xff"),
+        ("errors/test-clean.json", b'{"columns": ["id"], "data": [["a"]]}'),
+    ],
+)
+def test_a_run_with_a_damaged_file_is_left_out_and_the_file_named(made, path: str, content: bytes) -> None:
+    class Damaged(RunStore):
+        def read_file(self, run_id: str, wanted: str) -> bytes:
+            read = super().read_file(run_id, wanted)
+            return content if wanted == path else read
+
+    runs, left_out = Damaged(made[0], "asr").read()
+    assert runs == []
+    assert sum(run.reason.startswith(f"{path} is not what a training run writes: ") for run in left_out) == 7
+
+
 def stored(experiment: str, augment: str, rates: tuple[float, float], overrides: Sequence[str] = COMMON) -> StoredRun:
     """A finished run as it is read back."""
     scored = {part: transcripts(part, rate) for part, rate in zip(PARTS, rates, strict=True)}
-    results = {part: ErrorRates.of(of_part) for part, of_part in scored.items()}
-    plan = Plan("", "", (f"experiment={experiment}", *overrides), "cpu", 1, 80, [])
-    return StoredRun(
-        "id", 0, {"experiment": experiment, "augment": augment}, "none", False, plan, [], results, scored, {}, []
-    )
+    plan = {"name": "", "command": "", "overrides": [f"experiment={experiment}", *overrides], "device": "cpu",
+            "parameters": 1, "total_steps": 80, "parts": []}  # fmt: skip
+    choices = {"experiment": experiment, "augment": augment}
+    return StoredRun("id", choices, "none", False, plan, pd.DataFrame(columns=HISTORY), scored, {}, pd.DataFrame())
 
 
 def group_of(runs: Sequence[StoredRun]) -> Group:
@@ -241,12 +262,17 @@ def group_of(runs: Sequence[StoredRun]) -> Group:
 def verdicts(group: Group) -> dict[str, list[str]]:
     """The verdicts on each of the writeup's claims."""
     judged = judge(CLAIMS, group, RESAMPLING)
-    return {name: [answer.verdict.value for answer in of_claim] for name, of_claim in judged.answers.items()}
+    return {name: [answer.verdict.value for answer in of_claim] for name, of_claim in judged.items()}
 
 
 def configured(run: StoredRun) -> StoredRun:
     """The run with the settings of a training of its experiment and augmentation."""
-    overrides = [f"experiment={run.experiment}", f"augment={run.augment}", "output_dir=x", "init_from=x"]
+    overrides = [
+        f"experiment={run.variant.experiment}",
+        f"augment={run.variant.augment}",
+        "output_dir=x",
+        "init_from=x",
+    ]
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         config = compose("train", overrides, return_hydra_config=True)
     choices = {group: str(config.hydra.runtime.choices[group] or "") for group in GROUPS}
@@ -365,8 +391,8 @@ NASTY = "<b>a</b> & &lt; 'b' \"c\" | `d` *e* [f](g) ![h](i) _j_ ~~k~~ \\ <script
 def test_names_and_texts_stand_in_both_outputs_as_they_are(tmp_path: Path) -> None:
     run = stored("exp3", "wave_spec", (0.5, 0.5), [f"data.train=[{NASTY}]"])
     heard = [one._replace(reference=NASTY, hypothesis=NASTY) for one in run.scored["test-clean"]]
-    run = replace(run, scored={NASTY: heard}, plan=replace(run.plan, name=NASTY, command=NASTY, device=NASTY))
-    nasty = Media("1.png", b"picture", NASTY)
+    run = replace(run, scored={NASTY: heard}, plan=run.plan | {"name": NASTY, "command": NASTY, "device": NASTY})
+    nasty = write_media(tmp_path, "1.png", b"picture", NASTY)
     page, markdown = written(tmp_path, [run], [LeftOut(NASTY, "FAILED", 1, NASTY)], command=NASTY,
                              augmentation={NASTY: [nasty]})  # fmt: skip
     rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
@@ -380,8 +406,8 @@ def test_names_and_texts_stand_in_both_outputs_as_they_are(tmp_path: Path) -> No
 
 def test_a_picture_is_written_whatever_it_is_named_after(tmp_path: Path) -> None:
     """A choice of augment= may lie in a folder."""
-    media = {"mine/the (loud) one": [Media("mine/the (loud) one-all.png", b"picture", "a")]}
-    _, markdown = written(tmp_path, [], augmentation=media)
+    media = write_media(tmp_path, "mine/the (loud) one-all.png", b"picture", "a")
+    _, markdown = written(tmp_path, [], augmentation={"mine/the (loud) one": [media]})
     (picture,) = (tmp_path / "pictures").iterdir()
     assert picture.read_bytes() == b"picture"
     assert f"](pictures/{picture.name})" in markdown
@@ -390,12 +416,24 @@ def test_a_picture_is_written_whatever_it_is_named_after(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("more", "full"), [([], True), (["seed=2"], True), (["epochs=1"], False)])
 def test_only_what_ran_as_in_the_writeup_may_be_set_against_it(more: list[str], full: bool, tmp_path: Path) -> None:
-    parts = [PartPlan(role, part, librispeech()[part].utterances, 1.0, "")
+    sizes = published()["librispeech"]
+    parts = [{"role": role, "source": part, "utterances": sizes[part]["utterances"], "hours": 1.0, "dropped": ""}
              for role, part in (("train", "train-clean-100"), ("test", "test-clean"))]  # fmt: skip
     run = stored("exp1", "none", (0.4, 0.5), ["data.root=LibriSpeech", *more])
-    _, text = written(tmp_path, [replace(run, plan=replace(run.plan, parts=parts))])
+    _, text = written(tmp_path, [replace(run, plan=run.plan | {"parts": parts})])
     assert ("may be compared with the writeup's." in text) == full
     assert ("none of our figures may be compared" in text) != full
+
+
+@pytest.mark.parametrize("made_by_espeak", [True, False])
+def test_a_synthetic_corpus_is_known_by_its_generators_file(made_by_espeak: bool, tmp_path: Path) -> None:
+    root = tmp_path / ("mine" if made_by_espeak else "not_synthetic")
+    (root / "test-clean").mkdir(parents=True)
+    if made_by_espeak:
+        (root / "test-clean" / "synthetic.json").touch()
+    run = stored("exp1", "none", (0.4, 0.5))
+    _, markdown = written(tmp_path, [replace(run, params=run.params | {"data.root": str(root)})])
+    assert ("spoken by eSpeak NG" in markdown) == made_by_espeak
 
 
 def test_models_that_learned_nothing_decide_nothing() -> None:
@@ -425,7 +463,7 @@ def test_groups_ignore_what_tells_their_runs_apart() -> None:
         "scale=mini",
     )
     assert group_runs([], CLAIMS.known) == ([], [])
-    assert Group((), {}, CLAIMS.known).label(Variant("exp1", "wave_spec")) == "exp1 with wave_spec"
+    assert Group((), [], CLAIMS.known).label(Variant("exp1", "wave_spec")) == "exp1 with wave_spec"
 
 
 @pytest.fixture

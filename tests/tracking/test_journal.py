@@ -1,6 +1,5 @@
 """The journal: what is written stays, in order, whatever ends the process."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from asr.errors import InputError
-from asr.tracking.journal import BusyError, Cursor, Journal, read
+from asr.tracking.journal import BusyError, Journal, read
 
 
 def journal_of(directory: Path) -> Journal:
@@ -36,13 +35,13 @@ def test_what_was_logged_is_known_again(tmp_path: Path) -> None:
     for resumed in (0, 1):
         with closing(journal_of(tmp_path)) as journal:
             assert journal.starts == resumed
-            journal.append("start", params={f"seed{resumed}": "1"}, tags={"kind": "trial"})
+            journal.append("start", number=resumed, tags={"kind": "trial"})
             journal.append("tag", key="kind", value=f"other {resumed}")
             journal.append("metrics", step=7 + resumed, values={"loss": 1.0})
             journal.append("metrics", step=3, values={"loss": 1.0, "wer": 1.0})
     with closing(journal_of(tmp_path)) as journal:
         assert journal.starts == 2
-        assert journal.params == {"seed0", "seed1"}
+        assert journal.start["number"] == 1
         assert journal.tags == {"kind": "other 1"}
         assert journal.last_steps == {"loss": 8, "wer": 3}
 
@@ -100,16 +99,26 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert [event["key"] for event in events(tmp_path)] == ["a", "c"]
 
 
-def test_the_cursor_is_kept_and_counts_what_is_pending(tmp_path: Path) -> None:
-    assert Cursor.load(tmp_path) is None
+def test_what_was_sent_is_kept_for_each_address(tmp_path: Path) -> None:
     with closing(journal_of(tmp_path)) as journal:
-        for _ in range(3):
-            journal.append("tag", key="a", value="1")
-    assert Cursor("http://x").pending(tmp_path) == 3
-    first = next(read(tmp_path / "journal.jsonl"))
-    Cursor("http://x", "0123", first.end, 2).save(tmp_path)
-    assert Cursor.load(tmp_path) == Cursor("http://x", "0123", first.end, 2)
-    assert Cursor.load(tmp_path).pending(tmp_path) == 2
-    (tmp_path / "mlflow.json").write_text(json.dumps({"uri": "http://x", "speed": 1}))
-    with pytest.raises(InputError, match=r"mlflow\.json is damaged; delete it"):
-        Cursor.load(tmp_path)
+        for key in "abc":
+            journal.append("tag", key=key, value="1")
+        ends = [entry.end for entry in journal.pending("http://x")]
+        journal.append("sent", uri="http://x", run_id="0123", end=ends[0])
+        journal.append("sent", uri="http://y", run_id="4567", end=ends[2])
+        journal.append("sent", uri="http://x", run_id="0123", end=ends[1])
+    with closing(journal_of(tmp_path)) as journal:
+        assert journal.sent == {"http://x": ("0123", ends[1]), "http://y": ("4567", ends[2])}
+        assert [entry.event["key"] for entry in journal.pending("http://x")] == ["c"]
+        assert not list(journal.pending("http://y")), "what was noted about sending is not sent itself"
+        journal.close()
+
+
+def test_an_empty_journal_leaves_nothing_behind(tmp_path: Path) -> None:
+    journal_of(tmp_path / "run").close()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with closing(journal_of(tmp_path / "other")):
+        (tmp_path / "other").rename(tmp_path / "old")
+    assert (tmp_path / "old" / "file").exists()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mlflow import MlflowClient
 from asr import cli, sync
 from asr.errors import InputError
 from asr.sync import Synced
-from asr.tracking.journal import Cursor, Journal, read
+from asr.tracking.journal import Journal, read
 from asr.tracking.run import Description, Destination, open_run
 
 STEPS = range(50)
@@ -33,7 +34,15 @@ def train_offline(directory: Path, uri: str, steps: range = STEPS) -> None:
 
 
 def events(directory: Path) -> int:
-    return sum(1 for _ in read(directory / "journal.jsonl"))
+    return sum(entry.event["kind"] != "sent" for entry in read(directory / "journal.jsonl"))
+
+
+def forget_what_was_sent(directory: Path) -> None:
+    """As if the process had been killed before it was noted."""
+    lines = (directory / "journal.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["kind"] != "sent"]
+    assert len(kept) < len(lines)
+    (directory / "journal.jsonl").write_text("".join(kept))
 
 
 def synced(folder: Path, uri: str | None = None) -> dict[str, Synced]:
@@ -67,7 +76,7 @@ def test_runs_without_a_server_reach_it_later_and_once(
     assert "runs/first" in printed
     client, runs = logged(mlflow_server)
     assert [run.info.run_name for run in runs] == ["first", "second"]
-    (tmp_path / "runs" / "first" / "mlflow.json").unlink()  # as if it had been killed before it was saved
+    forget_what_was_sent(tmp_path / "runs" / "first")
     again = synced(tmp_path / "runs")
     assert again["first"].sent == events(tmp_path / "runs" / "first")
     assert again["second"] == Synced(tmp_path / "runs" / "second", 0, 0, "in MLflow")
@@ -81,17 +90,31 @@ def test_runs_without_a_server_reach_it_later_and_once(
         files = {file.path for folder in ("start", "notes", "errors")
                  for file in client.list_artifacts(run.info.run_id, folder)}  # fmt: skip
         assert {"start/config.json", "start/packages.txt", "notes/hello.txt", "errors/dev.json"} <= files
-        (*_, end) = read(tmp_path / "runs" / run.info.run_name / "journal.jsonl")
-        assert run.info.end_time == end.event["time"], "when the training ended, not when it was sent"
+        entries = read(tmp_path / "runs" / run.info.run_name / "journal.jsonl")
+        (end,) = [entry.event for entry in entries if entry.event["kind"] == "end"]
+        assert run.info.end_time == end["time"], "when the training ended, not when it was sent"
 
 
 def test_a_run_that_is_being_trained_is_left_alone(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     with closing(Journal(tmp_path / "run")) as journal:
         journal.append("start", uri=mlflow_server.uri, experiment="busy", name="run", id="0", params={}, tags={})
         one = synced(tmp_path)["run"]
-        assert one == Synced(tmp_path / "run", 0, 1, "is being trained: sends by itself")
+        assert one == Synced(tmp_path / "run", 0, None, "is being trained: sends by itself")
     mlflow_server.start()
     assert logged(mlflow_server, "busy")[1] == []
+
+
+def test_two_that_sync_at_once_send_everything_once(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    train_offline(tmp_path / "run", "http://127.0.0.1:9")
+    mlflow_server.start()
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: sync.sync_run(tmp_path / "run", mlflow_server.uri, {}), range(2)))
+    assert sum(one.sent for one in both) == events(tmp_path / "run")
+    with closing(Journal(tmp_path / "run")) as journal:
+        run_id, _ = journal.sent[mlflow_server.uri]
+    stored = logged_points(mlflow_server.database, run_id)
+    assert len(stored) == 2 * len(STEPS)
+    assert {len(values) for values in stored.values()} == {1}
 
 
 def test_all_can_be_sent_elsewhere(mlflow_server: MlflowServer, tmp_path: Path) -> None:
@@ -101,9 +124,10 @@ def test_all_can_be_sent_elsewhere(mlflow_server: MlflowServer, tmp_path: Path) 
     assert synced(tmp_path)["run"].pending == count
     mlflow_server.start()
     assert synced(tmp_path, mlflow_server.uri)["run"] == Synced(tmp_path / "run", count, 0, "in MLflow")
-    cursor = Cursor.load(tmp_path / "run")
-    assert cursor.uri == mlflow_server.uri
-    assert len(logged_points(mlflow_server.database, cursor.run_id)) == 6
+    with closing(Journal(tmp_path / "run")) as journal:
+        ((sent_to, (run_id, _)),) = journal.sent.items()
+    assert sent_to == mlflow_server.uri
+    assert len(logged_points(mlflow_server.database, run_id)) == 6
     assert synced(tmp_path)["run"].pending == count, "it was started with another address, which has nothing yet"
 
 
@@ -147,7 +171,7 @@ def test_a_training_without_uri_imports_no_mlflow_and_can_be_sent_later(corpus: 
     assert "Everything is in run\n" in done.stdout
     assert "None" not in done.stdout
     assert not list(tmp_path.rglob("*.db"))
-    assert not (tmp_path / "run" / "mlflow.json").exists()
+    assert '"kind": "sent"' not in (tmp_path / "run" / "journal.jsonl").read_text()
 
     assert synced(tmp_path)["run"] == Synced(tmp_path / "run", 0, 0, "tracking.uri=null: sent when you give one here")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

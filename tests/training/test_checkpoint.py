@@ -84,9 +84,9 @@ def test_what_is_no_checkpoint_is_refused_without_running_it(kind, state, tmp_pa
 
 
 def test_weights_of_another_model_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"weight is \[3, 2\] where the model has \[2, 2\]"):
+    with pytest.raises(InputError, match=r"weight is \[3, 2\] float32 where the model has \[2, 2\] float32"):
         checkpoint.load_weights(nn.Linear(2, 2), nn.Linear(2, 3).state_dict(), tmp_path / "x.pt")
-    with pytest.raises(InputError, match=r"1 weights are missing \(bias"):
+    with pytest.raises(InputError, match=r"1 weights differ; bias is missing where the model has \[2\]"):
         checkpoint.load_weights(nn.Linear(2, 2), nn.Linear(2, 2, bias=False).state_dict(), tmp_path / "x.pt")
 
 

@@ -20,7 +20,7 @@ from two_processes import happens
 from asr import train
 from asr.config.build import build_experiment
 from asr.config.naming import Job
-from asr.data.batches import Position, Share
+from asr.data.batches import Position, Shard
 from asr.data.loader import evaluation_batches
 from asr.errors import InputError, ToldError
 from asr.training import checkpoint
@@ -57,14 +57,12 @@ def in_processes(action, size=2):
 
 
 def pieces_of(session, steps, accumulate=1, cut=slice(None)):
-    """The shares of this process of the first batches; of each batch only the utterances `cut` are left."""
+    """The micro-batches of this process of the first batches; of each batch only the utterances `cut` are left."""
     world = session.compute.world
-    share = Share(world.rank, world.size, accumulate)
+    shard = Shard(world.rank, world.size, accumulate)
     dataset = session.recognizer.dataset(session.augment, 1)
-    whole = [(Position(0, index), batch[cut]) for index, batch in enumerate(islice(session.passes.batches(0), steps))]
-    return [
-        [dataset[position, [heard.cut for heard in piece]] for piece in share.of(batch)] for position, batch in whole
-    ]
+    whole = [(Position(0, index), batch[cut]) for index, batch in enumerate(islice(session.batches.batches(0), steps))]
+    return [[dataset[position, piece] for piece in shard.of(batch)] for position, batch in whole]
 
 
 CASES = {  # settings, which utterances of a batch there are, and whether batch norm is in training mode
@@ -129,8 +127,8 @@ def test_scores_are_of_all_processes_and_those_of_one(config, tmp_path):
     def score():
         session = build_experiment(config())
         world, dataset = session.compute.world, session.recognizer.dataset(None, 1)
-        share = Share(world.rank, world.size, 1)
-        batches = evaluation_batches(dataset, session.data.training_cuts(), 5.0, 0, False, share)
+        shard = Shard(world.rank, world.size, 1)
+        batches = evaluation_batches(dataset, session.data.training_utterances(), 5.0, 0, False, shard)
         with torch.no_grad():
             session.recognizer.model.output.bias[0] = -3.0  # so that something is recognised
         found = evaluate(session.recognizer.model, batches, session.recognizer.alphabet, session.compute)
@@ -182,6 +180,7 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
     for one, two in zip(*histories, strict=True):
         padding = "train_padding_share"  # of shorter utterances on their own there is less
         assert two.pop(padding) < one.pop(padding)
+        assert two.pop("dev_examples") == one.pop("dev_examples")
         assert timeless(two) == pytest.approx(timeless(one), rel=1e-4)
     results = [json.loads((folder / name / "results.json").read_text()) for name in ("one", "two")]
     assert results[0] == results[1]
@@ -204,6 +203,7 @@ def test_a_run_is_resumed_by_another_number_of_processes(folder, corpus, capsys)
     histories = [checkpoint.load(folder / name / "last.pt").history for name in ("one", "fewer")]
     for one, fewer in zip(*histories, strict=True):
         assert fewer.pop("train_padding_share") <= one.pop("train_padding_share")
+        assert fewer.pop("dev_examples") == one.pop("dev_examples")
         assert timeless(fewer) == pytest.approx(timeless(one), rel=1e-4)
 
 
@@ -245,7 +245,7 @@ def test_a_run_of_four_that_is_stopped_and_killed_goes_on_to_the_same_numbers(fo
         assert step() == 3
         capfd.readouterr()
         assert in_processes(killed, 4) == [2, 2, -9, 2]
-        told = re.findall(r"error: process (\d) of 4 has lost another one: \w", capfd.readouterr().err)
+        told = re.findall(r"error: process (\d) of 4 has lost another one \(.+\): it", capfd.readouterr().err)
         assert sorted(told) == list("013")
         assert step() == 5
         assert in_processes(lambda: run("stopped"), 4) == [0] * 4
@@ -291,13 +291,14 @@ def test_torchrun_ends_when_a_process_is_killed(folder, corpus):
     assert checkpoint.load(folder / "killed" / "last.pt").progress["step"] == 3
 
 
-def test_a_multirun_trains_run_by_run_and_tells_a_mistake_once(folder, corpus, tmp_path, monkeypatch, capfd):
-    """The second of three has no data; all processes go on to the third."""
+def test_a_multirun_of_which_one_run_has_no_data_is_refused_by_all_and_told_once(
+    folder, corpus, tmp_path, monkeypatch, capfd
+):
+    """Before the first of three is trained."""
     parts = "data.train=[train-clean-100],[train-clean-7],[train-clean-360]"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["asr.train", "-m", parts, *overrides(corpus, folder), "workers=1"])
     assert in_processes(train.main) == [2, 2]
     told = capfd.readouterr()
-    assert (told.out + told.err).count("error: part 'train-clean-7' has no index") == 1
-    assert len(list((tmp_path / "outputs" / "runs").glob("*/results.json"))) == 2
-    assert told.out.count("best.pt on the test parts") == 2
+    assert (told.out + told.err).count("error: part 'train-clean-7' has no manifest") == 1
+    assert not list((tmp_path / "outputs").rglob("*"))

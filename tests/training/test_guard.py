@@ -6,7 +6,6 @@ from itertools import islice
 
 import pytest
 import torch
-from lhotse import CutSet
 from torch import nn
 
 from asr import train
@@ -26,7 +25,7 @@ JOB = Job("guarded", {}, [], "python -m asr.train")
 
 def batches_of(session, count):
     dataset = session.recognizer.dataset(session.augment, 1)
-    return list(islice(training_batches(dataset, session.passes, Position(0, 0), 0, False), count))
+    return list(islice(training_batches(dataset, session.batches, Position(0, 0), 0, False), count))
 
 
 def trained(session, batch):
@@ -135,30 +134,23 @@ def test_a_run_without_a_finite_dev_score_says_so(config, tmp_path, monkeypatch)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_vanishes_is_left_out_counted_and_the_run_goes_on(config, corpus, tmp_path, capsys, workers):
     """The first utterance of all, which the augmentation is shown with where it can be read."""
-    manifest = CutSet.from_file(corpus / "cuts" / "train-clean-100.jsonl.gz").with_recording_path_prefix(corpus)
-    own = tmp_path / "audio"
-    own.mkdir()
-    cuts = []
-    for cut in manifest:
-        source = shutil.copy(cut.recording.sources[0].source, own)
-        cut.recording.sources[0].source = source
-        cuts.append(cut)
-    CutSet.from_cuts(cuts).to_file(tmp_path / "mine.jsonl.gz")
-    own_cuts = f"data.train=[{tmp_path / 'mine.jsonl.gz'}]"
-    settings = config(own_cuts, "epochs=1", "steps_per_epoch=3", "augment=wave_spec", "max_unreadable_share=0.05",
-                      f"workers={workers}")  # fmt: skip
+    own = tmp_path / "corpus"
+    shutil.copytree(corpus, own)
+    first = min((own / "train-clean-100").rglob("*.flac"))
+    settings = config(f"data.root={own}", "data.train=[train-clean-100]", "epochs=1", "steps_per_epoch=3",
+                      "augment=wave_spec", "max_unreadable_share=0.05", f"workers={workers}")  # fmt: skip
     real = train.open_tracked
 
     def vanish(*arguments, **tags):
-        (own / f"{cuts[0].id}.flac").unlink()  # the plan is made, the training not begun
+        first.unlink()  # the plan is made, the training not begun
         return real(*arguments, **tags)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "open_tracked", vanish)
         train.run(settings, JOB)
     (record,) = checkpoint.load(tmp_path / "run" / "last.pt").history
-    assert (record["train_unreadable"], record["train_utterances"]) == (1, 23)  # of a pass over 24
+    assert (record["train_unreadable"], record["train_utterances"]) == (1, 23)  # of an epoch of 24
     told = capsys.readouterr().out
-    assert f"{cuts[0].id}: {own / cuts[0].id}.flac cannot be opened: No such file or directory" in told
+    assert f"{first.stem}: {first} cannot be opened: No such file or directory" in told
     assert "1 unreadable" in told
     assert (tmp_path / "run" / "augmentation" / "all.png").exists()

@@ -31,7 +31,7 @@ OPTIMIZERS = {
 
 def stream(session, pieces=1, start=Position(0, 0)):  # noqa: B008
     dataset = session.recognizer.dataset(session.augment, 1)
-    return training_batches(dataset, session.passes, start, 0, False, WHOLE._replace(pieces=pieces))
+    return training_batches(dataset, session.batches, start, 0, False, WHOLE._replace(micro_batches=pieces))
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 11])

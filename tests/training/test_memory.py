@@ -25,10 +25,10 @@ from asr.training.step import train_step
 
 
 def test_a_step_leaves_no_tensor_to_the_garbage_collector(config):
-    """It runs seldom (asr/__init__.py): what only it could free would fill the memory."""
+    """What only the collector could free would fill the memory until it runs."""
     session = build_experiment(config("augment=wave_spec", "model.gru_layers=2"))
     dataset = session.recognizer.dataset(session.augment, 1)
-    batches = training_batches(dataset, session.passes, Position(0, 0), 0, False)
+    batches = training_batches(dataset, session.batches, Position(0, 0), 0, False)
     given = (session.optimizer, session.scheduler, 10.0, session.compute)
     train_step(session.recognizer.model, [next(batches)], *given)
     gc.collect()
@@ -51,11 +51,13 @@ def test_pictures_that_cannot_be_drawn_end_the_run(config, tmp_path, capfd):
     session = build_experiment(config())
     dataset = replace(session.recognizer.dataset(None, 1), augment=Augment(wave=[broken]))
     with pytest.raises(RuntimeError, match="ended with exit code 1"):
-        write_augmentation(dataset, session.data.training_cuts(), tmp_path / "augmentation")
+        write_augmentation(dataset, session.data.training_utterances(), tmp_path / "augmentation")
     assert "ValueError: no such noise" in capfd.readouterr().err
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):  # as a full disk: for that the run has a paragraph
-        write_augmentation(replace(dataset, augment=None), session.data.training_cuts(), tmp_path / "file" / "folder")
+        write_augmentation(
+            replace(dataset, augment=None), session.data.training_utterances(), tmp_path / "file" / "folder"
+        )
 
 
 @pytest.fixture

@@ -47,7 +47,8 @@ def logged(folder, name):
 def assert_same_run(folder, name, other):
     for file in (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST):
         same(content(folder / name / file), content(folder / other / file), file)
-    assert (folder / name / "results.json").read_text() == (folder / other / "results.json").read_text()
+    for file in ("results.json", "dev_examples.json"):
+        assert (folder / name / file).read_text() == (folder / other / file).read_text()
     histories = [
         [timeless(json.loads(line)) for line in (folder / run / "history.jsonl").read_text().splitlines()]
         for run in (name, other)
@@ -178,7 +179,6 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_is_used(folder, co
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :]
     last.write_bytes({"truncated": whole[:-1000], "one bit": flipped, "empty": b""}[damage])
-    (folder / name / "mlflow.json").unlink(missing_ok=True)
     train_in(folder, corpus, name, EVERY_STEP)
     told = capsys.readouterr().out
     assert "last.pt: " in told
