@@ -58,7 +58,7 @@ def _load(dataset: UtteranceDataset, sampler: Iterable, workers: int, pin_memory
         multiprocessing_context="fork" if workers else None,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else it draws from the global one, which dropout uses
-        worker_init_fn=partial(_leave_signals_to_main, os.getpid()),
+        worker_init_fn=partial(leave_signals_to_main, os.getpid()),
     )
     with _signals_held_back():  # workers inherit this, so that no signal reaches one that is not ready
         items = iter(loader)
@@ -81,7 +81,7 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _leave_signals_to_main(main: int, worker_id: int) -> None:
+def leave_signals_to_main(main: int, worker_id: int) -> None:
     """Let a worker ignore Ctrl-C and Slurm's SIGTERM, which reach every process of a run.
 
     The main process needs its batches until it has saved its state. A worker ends when the main process itself sends it

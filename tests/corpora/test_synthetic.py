@@ -94,7 +94,7 @@ def test_voices_of_the_three_sides_differ_and_speakers_of_all_parts() -> None:
     sides = [{*voices.women, *voices.men, *voices.odd} for voices in synthetic.VOICES.values()]
     assert len(set.union(*sides)) == sum(len(side) for side in sides)
     people = [(each.voice, each.pitch, each.pitch_range, each.rate_wpm) for part in PARTS
-              for each in synthetic._cast(part, 100, seed=0)]  # fmt: skip
+              for each in synthetic.choose_speakers(part, 100, seed=0)]  # fmt: skip
     assert len(set(people)) == 100 * len(PARTS)
 
 
@@ -125,7 +125,9 @@ def test_no_sentence_of_dev_or_test_is_anywhere_else(corpus: Path) -> None:
 def test_no_sentence_of_dev_or_test_is_anywhere_else_in_hours_of_plans() -> None:
     said = {
         part: [
-            transcript(text) for chapter in synthetic._plan(Path(), part, 0.3, 5, seed=1) for text in chapter.sentences
+            transcript(text)
+            for chapter in synthetic.plan_part(Path(), part, 0.3, 5, seed=1)
+            for text in chapter.sentences
         ]
         for part in PARTS
     }

@@ -99,7 +99,7 @@ def test_the_workers_end_when_the_main_process_is_killed(start) -> None:
 
 def test_a_worker_that_comes_up_after_its_main_process_was_killed_ends() -> None:
     """Its parent is another process by then, as that of this one is not the process 0."""
-    late = "import time; from asr.data.loader import _leave_signals_to_main as init; init(0, 0); time.sleep(60)"
+    late = "import time; from asr.data.loader import leave_signals_to_main as init; init(0, 0); time.sleep(60)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     late_worker = subprocess.run([sys.executable, "-c", late], env=environment, timeout=30)
     assert late_worker.returncode == 0

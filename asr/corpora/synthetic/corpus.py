@@ -114,7 +114,7 @@ def make_corpus(
         raise InputError("espeakng_loader is not installed: it speaks the corpus; pip install '.[synthetic]'")
     for part in missing:
         shutil.rmtree(root / f"{part}.partial", ignore_errors=True)  # what an interrupted run left
-    plans = {part: _plan(root, part, hours[part], speakers[part], seed) for part in missing}
+    plans = {part: plan_part(root, part, hours[part], speakers[part], seed) for part in missing}
     total, done = sum(map(len, plans.values())), 0
     lengths = _record_all([chapter for plan in plans.values() for chapter in plan], jobs)
     for part, plan in plans.items():
@@ -161,7 +161,7 @@ def _is_made(root: Path, part: str, settings: dict[str, float]) -> bool:
     return True
 
 
-def _cast(part: str, count: int, seed: int) -> list[Speaker]:
+def choose_speakers(part: str, count: int, seed: int) -> list[Speaker]:
     """Draw the part's speakers: women and men in turn; in "other" parts every second one is odd."""
     rng = random.Random(f"{seed}/{part}/speakers")
     voices, clean, place = VOICES[part.split("-")[0]], "clean" in part, PARTS.index(part)
@@ -186,9 +186,9 @@ def _cast(part: str, count: int, seed: int) -> list[Speaker]:
     return list(found.values())
 
 
-def _plan(root: Path, part: str, hours: float, speakers: int, seed: int) -> list[Chapter]:
+def plan_part(root: Path, part: str, hours: float, speakers: int, seed: int) -> list[Chapter]:
     """Return the part's chapters, with speakers in turn. More hours add chapters and do not change the first ones."""
-    cast = _cast(part, speakers, seed)
+    cast = choose_speakers(part, speakers, seed)
     rng = random.Random(f"{seed}/{part}/sentences")
     chapters: list[Chapter] = []
     used: set[str] = set()
