@@ -101,7 +101,9 @@ class Utterances:
         return self.table.num_rows
 
     def __iter__(self) -> Iterator[Utterance]:
-        return iter(self.rows(np.arange(len(self))))
+        for batch in self.table.to_batches(100):
+            for row in batch.to_pylist():
+                yield Utterance(**row, root=self.root)
 
     @cached_property
     def seconds(self) -> np.ndarray:
