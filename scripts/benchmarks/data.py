@@ -1,8 +1,7 @@
-"""From files to batches: each stage on one core, the padding, and how long a training step waits for its batch."""
+"""From files to batches: each stage on one core, and how long a training step waits for its batch."""
 
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -46,9 +45,6 @@ def measure(corpus: list[str]) -> Iterator[Figure]:
     wall_seconds = timed(lambda: [dataset[group] for group in groups])
     yield Figure("data", "all, on one core, with exp2's augmentation", seconds / wall_seconds, "audio-s/s", 1000)
     torch.set_num_threads(threads)
-    for augment in ("wave_spec", "speed_spec"):
-        share = padding(composed([f"augment={augment}", "batch.seconds=320", *LIKE_LENGTHS, *corpus]))
-        yield Figure("data", f"padding of batches of like length, augment={augment}", share, "", 0.05, at_most=True)
     loop = train(composed(["augment=wave_spec", "batch.seconds=60", *LIKE_LENGTHS, *corpus]), STEPS)
     yield Figure("data", "waiting for data, ds2_7gru, one worker", loop.waiting, "", 0.02, at_most=True)
     loop = train(composed(["experiment=quickstart"]), QUICKSTART_STEPS)
@@ -80,14 +76,6 @@ def timed(work: Callable[[], object]) -> float:
             work()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-
-def padding(config: DictConfig) -> float:
-    """Padded frames over all frames, of some batches."""
-    session = build_experiment(config)
-    batches = list(islice(batches_of(session, config), 20))
-    frames = sum(len(batch.ids) * batch.features.shape[2] for batch in batches)
-    return 1 - sum(int(batch.lengths.sum()) for batch in batches) / frames
 
 
 def batches_of(session: Experiment, config: DictConfig) -> Iterator:

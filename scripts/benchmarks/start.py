@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -16,6 +16,9 @@ import soundfile
 
 from asr.corpora.index import Index
 from asr.corpora.librispeech import find_utterances
+from asr.corpora.manifest import Utterances, read_manifest
+from asr.data.augment import Augment, Speed
+from asr.data.batches import EpochBatches
 from benchmarks import Figure
 
 RATE = 16_000
@@ -119,10 +122,30 @@ def measure_start(folder: Path, *overrides: str) -> Start:
     return Start(imports, plan, first_step, peak * 1024 / 1e9)
 
 
+def measure_batches(folder: Path) -> Iterator[Figure]:
+    """The batches of like length of an epoch over all training utterances, with the speeds of the quickstart."""
+    parts = [read_manifest(str(folder), f"{folder}/manifests", part) for part in TRAIN]
+    batches = EpochBatches(Utterances.joined(parts), Augment(Speed(0.8, 0.85, 1.15)), 1, None, 320, 30)
+    next(batches.batches(0))  # the first epoch computes what all use
+    begin = time.perf_counter()
+    list(batches.batches(1, start=10**9))
+    yield Figure(
+        "start", "281,241 utterances: batches of an epoch", time.perf_counter() - begin, "s", 0.5, at_most=True
+    )
+    begin = time.perf_counter()
+    next(batches.batches(2, start=5_000))
+    seconds = time.perf_counter() - begin
+    yield Figure("start", "281,241 utterances: position restored in an epoch", seconds, "s", 1, at_most=True)
+    lengths = [[one.seconds / one.speed for one in batch] for batch in islice(batches.batches(1), 1_000)]
+    share = 1 - sum(map(sum, lengths)) / sum(len(batch) * max(batch) for batch in lengths)
+    yield Figure("start", "padding of batches of like length, with speed perturbation", share, "", 0.03, at_most=True)
+
+
 def measure(folder: Path) -> Iterator[Figure]:
     """folder: where the made-up corpus lies, or is made."""
     if not folder.exists():
         make_manifests(folder)
+    yield from measure_batches(folder)
     measure_start(folder, "workers=0")  # the first one reads files that no cache holds
     like_lengths, a_pass = ("batch.utterances=null", "batch.seconds=320"), ("steps_per_epoch=null",)
     everything = ("data.max_seconds=null", "data.max_characters=null")
