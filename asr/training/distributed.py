@@ -107,11 +107,10 @@ class World:
         except RuntimeError as error:
             if self.size == 1 or not any(word in str(error) for word in LOST):
                 raise
-            print(
+            sys.stderr.write(  # with its line break, which print writes by itself, after another process's line
                 f"error: process {self.rank} of {self.size} has lost another one ({first_line(error)}): it has ended, "
                 f"or kept this one waiting in a step for more than {STEP.seconds} s. Its own message, if any, is "
-                "nearby or in its machine's log. Rerun the command to resume from the last checkpoint",
-                file=sys.stderr,
+                "nearby or in its machine's log. Rerun the command to resume from the last checkpoint\n"
             )
             ignore_torchrun()
             raise SystemExit(2) from error

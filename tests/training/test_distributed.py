@@ -212,8 +212,10 @@ def damaged(path):
     """Inside, the file is no audio."""
     whole = path.read_bytes()
     path.write_bytes(b"no audio")
-    yield
-    path.write_bytes(whole)
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
 
 
 def kill(process):
@@ -245,8 +247,9 @@ def test_a_run_of_four_that_is_stopped_and_killed_goes_on_to_the_same_numbers(fo
         assert step() == 3
         capfd.readouterr()
         assert in_processes(killed, 4) == [2, 2, -9, 2]
-        told = re.findall(r"error: process (\d) of 4 has lost another one \(.+\): it", capfd.readouterr().err)
-        assert sorted(told) == list("013")
+        errors = capfd.readouterr().err
+        told = re.findall(r"error: process (\d) of 4 has lost another one \(.+?\): it", errors)
+        assert sorted(told) == list("013"), errors
         assert step() == 5
         assert in_processes(lambda: run("stopped"), 4) == [0] * 4
     for file in ("last.pt", "best.pt"):
