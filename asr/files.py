@@ -43,15 +43,19 @@ def write_json(content: Any, path: Path) -> Path:
 
 def write_text(text: str, path: Path) -> Path:
     """Write a file that shows under its name when it is whole."""
-    with written_whole(path) as file:
-        file.write(text.encode())
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
     return path
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that gets its name when all of it is on the disk."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def written_whole(path: Path, partial: Path | None = None) -> Iterator[IO[bytes]]:
+    """Open a file that gets its name when all of it is on the disk.
+
+    partial: its name until then, under which a killed process leaves it; None for one that no other process uses
+    """
+    partial = partial or path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             yield file

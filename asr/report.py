@@ -11,7 +11,6 @@ from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +27,7 @@ from asr.reporting.published import published
 from asr.reporting.runs import KIND_TAG, LeftOut, RunStore, StoredRun
 from asr.reporting.verdicts import FAILED_RATE, judge
 from asr.settings import GROUP, STRING, Rules, check, whole
-from asr.tracking.run import Description, Destination, open_run
+from asr.tracking.run import Description, Destination, open_run, own_directory
 
 RULES: Rules = {
     "claims": GROUP,
@@ -78,7 +77,7 @@ def run(config: DictConfig, command: str = "python -m asr.report") -> list[Path]
     settings_only = OmegaConf.masked_copy(config, [str(key) for key in config if key != "claims"])
     plain: dict[str, Any] = OmegaConf.to_container(settings_only, resolve=True)  # type: ignore[assignment]
     description = Description("report", config=plain, tags={KIND_TAG: "report"})
-    own = Path(config.output_dir) / f"tracked-{uuid4().hex[:8]}"  # each call is a run of its own
+    own = own_directory(config.output_dir)  # each call is a run of its own
     with open_run(own, Destination(settings.uri, settings.experiment), description) as tracked:
         tracked.log_text(OmegaConf.to_yaml(config.claims), "claims.yaml")
         for path in paths:

@@ -7,7 +7,6 @@ python -m asr.search search=lr_range experiment=exp3
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
@@ -38,7 +37,7 @@ from asr.searching.study import (
 from asr.searching.trial import Search, Worker
 from asr.settings import check
 from asr.sweep import parent_tags
-from asr.tracking.run import Description, Destination, Run, open_run, short_name
+from asr.tracking.run import Description, Destination, Run, open_run, own_directory, short_name
 from asr.train import GROUPS
 
 # The settings of a study that decide which trials it makes. The others may change on a resume.
@@ -171,7 +170,7 @@ def open_parent(search: Search, study: optuna.Study, record: dict[str, Any]) -> 
     tags = {"kind": "study", "command": job.command, **parent_tags()}
     require_server(tracking.uri)
     run = open_run(
-        Path(search.config.output_dir) / f"tracked-{uuid4().hex[:8]}",  # other processes log to the same run
+        own_directory(search.config.output_dir),  # other processes log to the same run
         Destination(tracking.uri, tracking.experiment),
         Description(short_name([], job.name), job.choices, record, job.overrides, tags),
         run_id=known.get(tracking.uri),

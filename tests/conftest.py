@@ -93,9 +93,19 @@ def write_part(root, part, speaker, utterances, seed):
     (folder / f"{speaker}-1.trans.txt").write_text("".join(lines))
 
 
-def index_part(root, part, jobs=1, verify_audio=True):
-    """Writes the manifest of a part of LibriSpeech's layout."""
-    return Index(root, root / "manifests", jobs, verify_audio).write(part, *find_utterances(root, part))
+def index_part(root, part, manifests=None, jobs=1, progress=None, verify_audio=True):
+    """Writes the manifest of a part of LibriSpeech's layout, by default into root/manifests."""
+    index = Index(root, manifests or root / "manifests", jobs, verify_audio)
+    return index.write(part, *find_utterances(root, part), progress)
+
+
+def wait_for(found, what="the condition", seconds=60):
+    """Returns what found() returns once it is true; fails where that takes longer."""
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.02)
+    return result
 
 
 @pytest.fixture(scope="session")

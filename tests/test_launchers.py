@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
-from conftest import SMALL
+from conftest import SMALL, wait_for
 from mlflow import MlflowClient
 
 from asr import train
@@ -33,14 +32,6 @@ def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch
         assert sorted(line.partition(": ")[0] for line in ends) == ["seed=1", "seed=2"]
 
 
-def wait_for(found, what, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return result
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_runs_side_by_side_save_and_end_with_their_sweep(number, code, corpus, tmp_path):
     """Two trainings run and one waits; the sweep is told to stop, or killed, and no process of it is left."""
@@ -48,7 +39,7 @@ def test_runs_side_by_side_save_and_end_with_their_sweep(number, code, corpus, t
     command = [sys.executable, "-m", "asr.train", "-m", "seed=1,2,3", *overrides]
     sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     runs = tmp_path / "outputs" / "runs"
-    wait_for(lambda: len(list(runs.glob("*/last.pt"))) == 2, "both save an epoch")
+    wait_for(lambda: len(list(runs.glob("*/last.pt"))) == 2, "both save an epoch", 240)
     processes = psutil.Process(sweep.pid).children(recursive=True)
     os.kill(sweep.pid, number)
     output, _ = sweep.communicate(timeout=120)

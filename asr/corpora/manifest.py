@@ -142,7 +142,7 @@ class Utterances:
         return chunks, np.cumsum([len(chunk) for chunk in chunks])
 
 
-def write_manifest(folder: Path, part: str, utterances: Sequence[Utterance], made_of: Mapping[str, Any]) -> Utterances:
+def write_manifest(folder: Path, part: str, utterances: Sequence[Utterance], made_of: Mapping[str, Any]) -> None:
     """Write folder/PART.parquet, whole or not at all; made_of is kept in it, for read_made_of."""
     table = Utterances.of(utterances).table
     notes = {"asr": json.dumps({"format": FORMAT, **made_of})}
@@ -154,7 +154,6 @@ def write_manifest(folder: Path, part: str, utterances: Sequence[Utterance], mad
             row_group_size=ROWS,
             write_page_checksum=True,
         )
-    return Utterances(table)
 
 
 def read_made_of(source: Any) -> dict[str, Any]:

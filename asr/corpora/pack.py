@@ -1,5 +1,6 @@
 """Pack the audio of a part into a few large files, for network file systems and object stores."""
 
+from dataclasses import replace
 from glob import escape
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def pack(root: str, manifests: str, part: str, to: Path, shard_mb: float, progre
                     content = one.read_bytes()
                     if shard.tell() and shard.tell() + len(content) > shard_mb * 1e6:
                         break
-                    packed.append(_moved(one, name, shard.tell(), len(content)))
+                    packed.append(replace(one, path=name, offset=shard.tell(), bytes=len(content)))
                     shard.write(content)
                     progress("pack", len(packed), len(rows))
             number += 1
@@ -51,7 +52,3 @@ def pack(root: str, manifests: str, part: str, to: Path, shard_mb: float, progre
 def _place(url: str) -> tuple[type, Path]:
     file_system, path = url_to_fs(url)
     return type(file_system), Path(path).resolve()
-
-
-def _moved(one: Utterance, path: str, offset: int, size: int) -> Utterance:
-    return Utterance(one.id, one.text, path, one.num_samples, one.sample_rate, one.speaker, offset, size)

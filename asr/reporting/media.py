@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -42,12 +42,8 @@ class Line(NamedTuple):
 
 def curves(claims: Claims, groups: Sequence[Group], folder: Path) -> dict[str, list[Media]]:
     """Draw dev scores by utterances seen, of each group: ours beside the writeup's, and each comparison."""
-    colours = dict(zip(claims.known, cycle(COLOURS), strict=False))
-    theirs = [
-        Line(f"{name}, writeup (full)", colours[name], "--", run["epochs"])
-        for name, run in published()["experiments"].items()
-        if name in claims.experiments
-    ]
+    colours = _colours(claims)
+    theirs = _writeups(claims.experiments, "epochs", "writeup (full)", colours)
     shown = {}
     for number, group in enumerate(groups, start=1):
         tables = {variant: _history(group, run) for variant, run in group.runs.items()}
@@ -71,6 +67,20 @@ def curves(claims: Claims, groups: Sequence[Group], folder: Path) -> dict[str, l
     return shown
 
 
+def _colours(claims: Claims) -> dict[str, str]:
+    """Return the colour of each experiment, the same in all pictures."""
+    return dict(zip(claims.known, cycle(COLOURS), strict=False))
+
+
+def _writeups(experiments: Container[str], table: str, label: str, colours: Mapping[str, str]) -> list[Line]:
+    """Return the writeup's line of each of these experiments that it has; table: epochs or learning_rates."""
+    return [
+        Line(f"{name}, {label}", colours[name], "--", run[table])
+        for name, run in published()["experiments"].items()
+        if name in experiments
+    ]
+
+
 def _history(group: Group, run: StoredRun) -> pd.DataFrame:
     """Return a run's history with utterances seen, those of the run that it started from included."""
     histories = {f"{one.params.get('output_dir')}/best.pt": one.history for one in group.runs.values()}
@@ -83,12 +93,8 @@ def rates(claims: Claims, groups: Sequence[Group], folder: Path) -> dict[str, li
 
     One run stands for an experiment, as augmentation does not change its rates.
     """
-    colours = dict(zip(claims.known, cycle(COLOURS), strict=False))
-    theirs = [
-        Line(f"{name}, writeup", colours[name], "--", run["learning_rates"])
-        for name, run in published()["experiments"].items()
-        if name in claims.known
-    ]
+    colours = _colours(claims)
+    theirs = _writeups(claims.known, "learning_rates", "writeup", colours)
     shown = {}
     for number, group in enumerate(groups, start=1):
         tables = ((variant.experiment, run.learning_rates) for variant, run in reversed(group.runs.items()))

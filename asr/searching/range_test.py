@@ -5,7 +5,6 @@ source: Smith 2015, Cyclical Learning Rates for Training Neural Networks, sectio
 
 from itertools import islice
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ from asr.searching.space import Space, trial_config
 from asr.searching.trial import Search
 from asr.settings import check
 from asr.sweep import parent_tags
-from asr.tracking.run import Description, Destination, open_run, short_name
+from asr.tracking.run import Description, Destination, open_run, own_directory, short_name
 from asr.training.experiment import Experiment
 from asr.training.step import train_step
 
@@ -93,7 +92,7 @@ def run_range_test(search: Search) -> None:
     recorded = {**run.config, "search": OmegaConf.to_container(settings, resolve=False)}
     tags = {"kind": "lr_range", "command": job.command, **parent_tags()}
     directory.mkdir(parents=True, exist_ok=True)
-    own = Path(mkdtemp(prefix="tracked-", dir=directory))  # each call is a run of its own
+    own = own_directory(config.output_dir)  # each call is a run of its own
     destination = Destination(tracking.uri, tracking.experiment, tracking.system_metrics_seconds)
     description = Description(short_name(job.overrides), job.choices, recorded, job.overrides, tags)
     with open_run(own, destination, description) as tracked:

@@ -92,6 +92,11 @@ def short_name(overrides: Sequence[str], first: str = "") -> str:
     return name or "default"
 
 
+def own_directory(output_dir: str) -> Path:
+    """Return a new directory for the journal of a call that shares output_dir, or its MLflow run, with others."""
+    return Path(output_dir) / f"tracked-{uuid4().hex[:8]}"
+
+
 def _valid(key: str) -> str:
     """Return the name of a metric or parameter as MLflow takes it."""
     return re.sub(r"[^/\w.\- ]", "_", key)[:KEY_CHARACTERS]

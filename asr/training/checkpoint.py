@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import InputError, first_line
+from asr.files import written_whole
 from asr.models.deep_speech2 import DeepSpeech2
 from asr.models.recognizer import Recognizer
 
@@ -52,16 +53,12 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
     raises: InputError if it cannot be written, as on a full disk; what was there before is kept
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "wb") as file:
+        # A killed run leaves one partial file at most: the next save writes over it.
+        with written_whole(path, path.with_name(path.name + ".partial")) as file:
             # A shallow dict: asdict would copy every tensor.
             torch.save({field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of the file's own error
-        partial.unlink(missing_ok=True)
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise InputError(
             f"checkpoint {path} cannot be written: {first_line(cause)}. Checkpoints that were there before are whole: "

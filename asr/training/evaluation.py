@@ -17,7 +17,7 @@ from asr.data.batches import Position, Shard
 from asr.data.dataset import Batch
 from asr.data.loader import evaluation_batches
 from asr.data.text import BLANK, Alphabet
-from asr.decoding.greedy import greedy
+from asr.decoding.greedy import best_path, greedy
 from asr.metrics import ErrorRates, Scored, score
 from asr.models.ctc import alignable
 from asr.models.recognizer import Recognizer
@@ -119,11 +119,11 @@ def score_batch(model: nn.Module, batch: Batch, alphabet: Alphabet, compute: Com
     with out_of_memory_explained(batch, compute.device, compute.bf16, settings=EVALUATION_SETTINGS):
         losses, (log_probs, lengths) = batch_losses(model, batch, compute)
     unalignable = int((~alignable(lengths, batch.targets, batch.target_lengths)).sum())
-    texts = greedy(log_probs, lengths, alphabet)
+    best = best_path(log_probs)
+    texts = greedy(best, lengths, alphabet)
     scored = [score(*one) for one in zip(batch.ids, batch.references, texts, strict=True)]
-    is_valid = torch.arange(log_probs.shape[1]) < lengths[:, None]
-    is_blank = (log_probs.argmax(-1) == BLANK).cpu() & is_valid
-    frames, blank_frames = int(is_valid.sum()), int(is_blank.sum())
+    is_valid = torch.arange(best.shape[1]) < lengths[:, None]
+    frames, blank_frames = int(is_valid.sum()), int(((best == BLANK) & is_valid).sum())
     return BatchScores(batch.position, losses.tolist(), unalignable, frames, blank_frames, scored, batch.seconds)
 
 

@@ -90,11 +90,12 @@ class TrainingMonitor:
 
     def epoch(self, state: TrainState) -> None:
         """Record and save a finished epoch, in this order: a run that is killed in between repeats the rest of it."""
+        advice = diagnose(state.history, self.config)
         with self.world.errors_shared():
             if self.tracked:
-                self._record_epoch(state, self.tracked)
+                self._record_epoch(state, self.tracked, advice)
         self.save(state)
-        self._display_epoch(state)
+        self._display_epoch(state, advice)
 
     def save(self, state: TrainState) -> None:
         """Write last.pt, from which the run resumes at the next batch."""
@@ -113,18 +114,18 @@ class TrainingMonitor:
             f"{metrics.audio_seconds_per_second:.0f} audio-s/s",
         )
 
-    def _record_epoch(self, state: TrainState, tracked: Run) -> None:
+    def _record_epoch(self, state: TrainState, tracked: Run, advice: str) -> None:
         write_text("".join(json.dumps(record) + "\n" for record in state.history), self.directory / "history.jsonl")
         names = (name for name in state.history[-1] if name.startswith(("train_", "dev_")) and name != EXAMPLES)
         tracked.log_metrics({name.replace("_", "/", 1): state.history[-1][name] for name in names}, state.step)
         rows = [{"epoch": record["epoch"]} | one for record in state.history for one in record[EXAMPLES]]
         tracked.log_table(rows, EXAMPLES)
-        if advice := diagnose(state.history, self.config):
+        if advice:
             tracked.set_tag("doctor", advice)
         if state.is_best:
             checkpoint.save(state.to_checkpoint(self.config), self.directory / checkpoint.BEST)
 
-    def _display_epoch(self, state: TrainState) -> None:
+    def _display_epoch(self, state: TrainState, advice: str) -> None:
         record = state.history[-1]
         left_out = {"non-finite steps": record["train_non_finite"], "unreadable": record["train_unreadable"]}
         self.bar.console.print(
@@ -137,7 +138,7 @@ class TrainingMonitor:
         )
         for line in example_lines(record[EXAMPLES], self.bar.console.width):
             self.bar.console.print(line, soft_wrap=True)
-        if advice := diagnose(state.history, self.config):
+        if advice:
             self.bar.console.print(advice, soft_wrap=True)
 
     def _record_unreadable(self, state: TrainState, metrics: StepMetrics) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import index_part
 
 from asr.corpora import index
 from asr.corpora.audio_files import AudioError, measure
-from asr.corpora.index import Index, PartSummary, Progress
-from asr.corpora.librispeech import find_utterances
 from asr.data.audio import load_audio
 from asr.errors import InputError
 
@@ -31,17 +30,6 @@ def write_chapter(root: Path, speaker: int, texts: list[str], part: str = "dev-c
     lines = [f"{speaker}-1-{number:04d} {text}\n" for number, text in enumerate(texts)]
     (folder / f"{speaker}-1.trans.txt").write_text("".join(lines), encoding="utf-8")
     return folder
-
-
-def index_part(
-    root: Path,
-    part: str,
-    manifests: Path,
-    jobs: int,
-    progress: Progress | None = None,
-    verify_audio: bool = True,
-) -> PartSummary:
-    return Index(root, manifests, jobs, verify_audio).write(part, *find_utterances(root, part), progress)
 
 
 def add_line(folder: Path, line: bytes) -> None:

@@ -8,12 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas
 import pytest
-from conftest import ROOT, MlflowServer, logged_points
+from conftest import ROOT, MlflowServer, logged_points, wait_for
 
 from asr.errors import InputError
 from asr.tracking.journal import read
@@ -52,14 +51,6 @@ def points(uri: str, run_id: str, metric: str) -> list[tuple[int, float]]:
     from mlflow import MlflowClient
 
     return sorted((point.step, point.value) for point in MlflowClient(uri).get_metric_history(run_id, metric))
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Fails where the condition does not hold within a minute."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def unused_port() -> int:
@@ -214,7 +205,7 @@ def test_metrics_arrive_exactly_once(uri: str, tmp_path: Path) -> None:
 def test_metrics_are_sent_during_the_run(uri: str, tmp_path: Path, send_often: None) -> None:
     with start(uri, tmp_path) as run:
         run.log_metrics({"loss": 1.0}, 1)
-        wait_for(lambda: points(uri, run.run_id, "loss") == [(1, 1.0)])
+        assert wait_for(lambda: points(uri, run.run_id, "loss")) == [(1, 1.0)]
 
 
 def test_what_is_not_finite_is_kept_in_words(uri: str, tmp_path: Path) -> None:
