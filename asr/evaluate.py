@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asr.artifacts.error_table import error_rows
 from asr.cli import entry_point
-from asr.config.build import build_compute, make
+from asr.config.build import build_compute, build_decoder, make
 from asr.console import console, print_results
 from asr.data.parts import load_parts
 from asr.errors import InputError
@@ -27,6 +27,7 @@ from asr.training.evaluation import score_parts
 RULES: Rules = {
     "data": GROUP,
     "model": GROUP.or_null,
+    "decode": GROUP,
     "data.root": STRING,
     "data.manifests": STRING,
     "checkpoint": STRING,
@@ -55,10 +56,11 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     path = Path(config.checkpoint)
     saved = checkpoint.load(path)
     recognizer = load_recognizer(config, saved, path)
+    decoder = build_decoder(config.decode, recognizer.alphabet)
     compute = build_compute(config.device, config.precision)
     recognizer.model.to(compute.device)
     parts = dict(load_parts(config.data, config.parts))
-    evaluations = score_parts(recognizer, compute, parts, config.eval_seconds, config.workers)
+    evaluations = score_parts(recognizer, compute, decoder, parts, config.eval_seconds, config.workers)
     directory = Path(config.output_dir)
     for part, evaluation in evaluations.items():
         write_table(error_rows(evaluation.scored), directory / "errors" / f"{part}.tsv")

@@ -1,5 +1,6 @@
 """Count word and character errors, by jiwer. No other module counts them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -22,24 +23,33 @@ class ErrorCounts(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What was said in an utterance, what was recognised, and the errors in it."""
+    """What was said in an utterance, what was recognised, and the errors in it.
+
+    speaker:     None if it is unknown
+    seconds:     of audio; nan if unknown
+    confidences: of each word of the hypothesis, from 0 to 1; empty if they were not computed
+    """
 
     id: str
     reference: str
     hypothesis: str
     words: ErrorCounts
     characters: ErrorCounts
+    speaker: str | None = None
+    seconds: float = math.nan
+    confidences: tuple[float, ...] = ()
+
+    @property
+    def confidence(self) -> float:
+        """Return the mean confidence of the words; nan if there is none."""
+        return sum(self.confidences) / len(self.confidences) if self.confidences else math.nan
 
 
-def score(id: str, reference: str, hypothesis: str) -> Scored:
-    """Count the errors of an utterance; both texts are normalised already."""
-    return Scored(
-        id,
-        reference,
-        hypothesis,
-        _count(jiwer.process_words, reference, hypothesis),
-        _count(jiwer.process_characters, reference, hypothesis),
-    )
+def score(id: str, reference: str, hypothesis: str, **known: Any) -> Scored:
+    """Count the errors of an utterance; both texts are normalised already. known: further fields of Scored."""
+    words = _count(jiwer.process_words, reference, hypothesis)
+    characters = _count(jiwer.process_characters, reference, hypothesis)
+    return Scored(id, reference, hypothesis, words, characters, **known)
 
 
 def _count(process: Callable, reference: str, hypothesis: str) -> ErrorCounts:

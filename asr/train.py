@@ -35,7 +35,7 @@ from asr.training.monitor import TrainingMonitor
 from asr.training.signals import Interrupted
 from asr.training.state import TrainState
 
-GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "experiment", "scale", "debug", "sweep")
+GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "decode", "experiment", "scale", "debug", "sweep")
 
 
 @entry_point("train")
@@ -202,7 +202,7 @@ def test(run: Experiment, state: TrainState, directory: Path, tracked: Run | Non
         step = take_best(state, directory / checkpoint.BEST, run.config["monitor"])
     parts = {part: selection.kept for part, selection in run.data.test.items()}
     settings = run.config["batch"]["eval_seconds"], run.config["workers"]
-    evaluations = score_parts(run.recognizer, run.compute, parts, *settings)
+    evaluations = score_parts(run.recognizer, run.compute, run.decoder, parts, *settings)
     if tracked:
         write_results(evaluations, state, step, directory, tracked)
     return {part: evaluation.rates for part, evaluation in evaluations.items()}

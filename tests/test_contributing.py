@@ -66,10 +66,10 @@ def test_a_model_of_ones_own_trains_resumes_and_is_scored(mine, monkeypatch):
         def second_dev_fails(*arguments):
             if next(count):
                 raise ZeroDivisionError("stands in for a kill")
-            return decode(*arguments)
+            return score_batch(*arguments)
 
-        decode = evaluation.greedy
-        patched.setattr(evaluation, "greedy", second_dev_fails)
+        score_batch = evaluation.score_batch
+        patched.setattr(evaluation, "score_batch", second_dev_fails)
         with pytest.raises(ZeroDivisionError):
             run(mine, "resumed")
     assert checkpoint.load(mine / "resumed/last.pt").progress["epoch"] == 1

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from asr.data.text import Alphabet, frames_needed
-from asr.decoding.greedy import best_path, greedy
+from asr.decoding.greedy import Greedy
 from asr.metrics import ErrorRates, score
 from asr.models.ctc import alignable, ctc_losses
 
@@ -46,7 +46,7 @@ def test_what_is_alignable_has_a_finite_loss():
 def test_greedy_merges_repeats_drops_blanks_and_stops_at_the_length():
     best = torch.tensor([[2, 2, 0, 2, 3, 3, 1, 3], [0, 0, 0, 3, 3, 3, 3, 3]])
     log_probs = F.one_hot(best, 4).float()
-    assert greedy(best_path(log_probs), torch.tensor([8, 3]), LETTERS) == ["aab b", ""]
+    assert [best.text for (best,) in Greedy(LETTERS)(log_probs, torch.tensor([8, 3]))] == ["aab b", ""]
 
 
 def test_errors_of_one_utterance():

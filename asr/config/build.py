@@ -16,6 +16,8 @@ from asr.config.rules import TRAIN
 from asr.data.batches import EpochBatches
 from asr.data.parts import Data, load_parts, validate_roles
 from asr.data.selection import Selection, describe_dropped, select
+from asr.data.text import Alphabet
+from asr.decoding.decoder import Decoder
 from asr.errors import InputError, first_line
 from asr.models.recognizer import Recognizer
 from asr.settings import check
@@ -41,6 +43,11 @@ def build_recognizer(config: DictConfig, seed: int) -> Recognizer:
     """Build a recogniser with fresh weights, drawn from the seed."""
     torch.manual_seed(seed)
     return Recognizer.of(config, partial(make, config.model, "model"))
+
+
+def build_decoder(config: DictConfig, alphabet: Alphabet) -> Decoder:
+    """Build the decoder of the group `decode`."""
+    return make(config, "decode", alphabet=alphabet)
 
 
 def build_optimizer(config: DictConfig, model: nn.Module, total_steps: int) -> tuple[Optimizer, LRScheduler]:
@@ -111,6 +118,7 @@ def build_experiment(config: DictConfig) -> Experiment:
     set_deterministic(config.deterministic)
     compute = build_compute(config.device, config.precision)
     recognizer = build_recognizer(config, config.seed)
+    decoder = build_decoder(config.decode, recognizer.alphabet)
     augment = make(config.augment, "augment")
     data = build_data(config.data, recognizer)
     batch = config.batch
@@ -124,4 +132,6 @@ def build_experiment(config: DictConfig) -> Experiment:
     if compute.device.type == "cpu":
         keep_freed_memory()  # not before: loading the corpus frees much that nobody needs again
     config_dict: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return Experiment(config_dict, recognizer, augment, optimizer, scheduler, compute, data, batches, steps_per_epoch)
+    return Experiment(
+        config_dict, recognizer, decoder, augment, optimizer, scheduler, compute, data, batches, steps_per_epoch
+    )

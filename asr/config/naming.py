@@ -16,8 +16,9 @@ LONGEST_NAME = 150  # characters; file systems allow 255 bytes for one name
 # Settings that change how a run is carried out, not what it computes: they are not part of its name.
 EXECUTION_KEYS = ("dry_run", "fresh", "workers", "tracking", "output_dir", "sweep", "launcher",
                   "checkpoint.every_minutes", "rehearse")  # fmt: skip
-# Settings in which runs that compute the same may differ. The last two decide only through batch.utterances.
-NOT_COMPARED = (*EXECUTION_KEYS, "batch.at_full_scale", "batch.divided_by")
+# Settings in which runs that train the same may differ: `decode` counts in the end, and the last two decide only
+# through batch.utterances.
+NOT_COMPARED = (*EXECUTION_KEYS, "decode", "batch.at_full_scale", "batch.divided_by")
 
 
 class Job(NamedTuple):

@@ -29,6 +29,7 @@ TRAIN: Rules = {
     "augment": GROUP,
     "optimizer": GROUP,
     "scheduler": GROUP,
+    "decode": GROUP,
     "features": GROUP,
     "seed": whole(0),
     "epochs": whole(1),

@@ -29,37 +29,44 @@ class Unreadable(NamedTuple):
 class Batch(NamedTuple):
     """Utterances, padded to the longest.
 
+    references: their normalised texts
     features: (B, F, T) float32, zero beyond each length; lengths: (B,) frames
     targets:  (B, L) symbol ids, zero beyond each target_length (B,)
-    seconds:  of audio, without padding
     unreadable: utterances that were left out; if a training batch loses all of them, then B, T and L are 0
     """
 
     position: Position
-    ids: list[str]
+    utterances: list[Utterance]
     references: list[str]
     features: Tensor
     lengths: Tensor
     targets: Tensor
     target_lengths: Tensor
-    seconds: float
     unreadable: list[Unreadable]
+
+    @property
+    def ids(self) -> list[str]:
+        return [utterance.id for utterance in self.utterances]
+
+    @property
+    def seconds(self) -> float:
+        """Return the duration of all audio, without padding and at its original speed."""
+        return sum((utterance.seconds for utterance in self.utterances), 0.0)
 
     @property
     def padding_share(self) -> float:
         """Padded frames over all frames of the batch; 0 if it has none."""
-        frames = len(self.ids) * self.features.shape[2]
+        frames = len(self.utterances) * self.features.shape[2]
         return 1 - float(self.lengths.sum()) / frames if frames else 0.0
 
 
 class Example(NamedTuple):
     """An utterance, ready for a batch. features: (T, F)."""
 
-    id: str
+    utterance: Utterance
     reference: str
     features: Tensor
     targets: Tensor
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class UtteranceDataset(Dataset):
             )
         reference = self.alphabet.normalize(utterance.text)
         targets = torch.tensor(self.alphabet.encode(reference), dtype=torch.long)
-        return Example(utterance.id, reference, features.T, targets, utterance.seconds)
+        return Example(utterance, reference, features.T, targets)
 
     def waveform(self, utterance: Utterance, data_epoch: int) -> np.ndarray:
         """Return the (N,) samples of which the spectrogram is computed, to listen to."""
@@ -127,8 +134,8 @@ def one_thread() -> Iterator[None]:
 
 def collate(position: Position, examples: list[Example], unreadable: list[Unreadable], n_mels: int) -> Batch:
     """Pad examples of n_mels mel bins to a batch."""
-    frames = [len(u.features) for u in examples]
-    symbols = [len(u.targets) for u in examples]
+    frames = [len(one.features) for one in examples]
+    symbols = [len(one.targets) for one in examples]
     features = torch.zeros(len(examples), n_mels, max(frames, default=0))
     targets = torch.zeros(len(examples), max(symbols, default=0), dtype=torch.long)
     for row, one in enumerate(examples):
@@ -136,12 +143,11 @@ def collate(position: Position, examples: list[Example], unreadable: list[Unread
         targets[row, : symbols[row]] = one.targets
     return Batch(
         position,
-        [u.id for u in examples],
-        [u.reference for u in examples],
+        [one.utterance for one in examples],
+        [one.reference for one in examples],
         features,
         torch.tensor(frames, dtype=torch.long),
         targets,
         torch.tensor(symbols, dtype=torch.long),
-        sum((u.seconds for u in examples), 0.0),
         unreadable,
     )

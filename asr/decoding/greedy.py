@@ -1,24 +1,26 @@
 """Greedy CTC decoding."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from asr.data.text import BLANK, Alphabet
+from asr.decoding.decoder import Hypothesis
 
 
-def best_path(log_probs: Tensor) -> Tensor:
-    """Return the most likely class of each frame: (B, T) on the CPU for log_probs (B, T, V)."""
-    return log_probs.argmax(-1).cpu()
+@dataclass(frozen=True)
+class Greedy:
+    """Take the most likely symbol of each frame, merge repeats and remove blanks."""
 
+    alphabet: Alphabet
 
-def greedy(best: Tensor, lengths: Tensor, alphabet: Alphabet) -> list[str]:
-    """Return the text of each utterance: the most likely symbol of each frame, repeats merged, blanks removed.
-
-    best:    (B, T), as best_path returns it
-    lengths: (B,) valid frames
-    """
-    texts = []
-    for path, length in zip(best, lengths.tolist(), strict=True):
-        merged = torch.unique_consecutive(path[:length])
-        texts.append(alphabet.decode(merged[merged != BLANK].tolist()))
-    return texts
+    def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
+        """Return one hypothesis for each utterance, with the log-probability of its path; see Decoder."""
+        best, classes = (x.cpu() for x in log_probs.max(-1))
+        hypotheses = []
+        for scores, path, length in zip(best, classes, lengths.tolist(), strict=True):
+            merged = torch.unique_consecutive(path[:length])
+            text = self.alphabet.decode(merged[merged != BLANK].tolist())
+            hypotheses.append([Hypothesis(text, float(scores[:length].sum()))])
+        return hypotheses

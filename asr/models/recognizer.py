@@ -42,6 +42,13 @@ class Recognizer:
         samples = np.rint(seconds * self.features.sample_rate).astype(int)
         return self.model.output_lengths(torch.from_numpy(self.features.frames(samples))).numpy()
 
+    @property
+    def frame_seconds(self) -> float:
+        """Return the time from one output frame to the next."""
+        hop = self.features.hop_samples / self.features.sample_rate
+        frames = 100_000  # so many that the ends do not count
+        return hop * round(frames / int(self.model.output_lengths(torch.tensor([frames]))[0]))
+
     def dataset(self, augment: Augment | None, seed: int, skip_unreadable: bool = False) -> UtteranceDataset:
         """Return the dataset that reads batches; skip_unreadable leaves out audio that cannot be read."""
         return UtteranceDataset(self.alphabet, self.features, augment, seed, skip_unreadable)

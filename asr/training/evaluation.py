@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,8 +16,9 @@ from asr.corpora.manifest import Utterances
 from asr.data.batches import Position, Shard
 from asr.data.dataset import Batch
 from asr.data.loader import evaluation_batches
-from asr.data.text import BLANK, Alphabet
-from asr.decoding.greedy import best_path, greedy
+from asr.data.text import BLANK
+from asr.decoding.alignment import align_words
+from asr.decoding.decoder import Decoder
 from asr.metrics import ErrorRates, Scored, score
 from asr.models.ctc import alignable
 from asr.models.recognizer import Recognizer
@@ -92,15 +93,18 @@ class BatchScores(NamedTuple):
     audio_seconds: float
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch], alphabet: Alphabet, compute: Compute) -> Evaluation:
-    """Compute the loss and the greedy transcript of every utterance; the model is left in eval mode.
+def evaluate(
+    model: nn.Module, batches: Iterable[Batch], decoder: Decoder, compute: Compute, confidences: bool = False
+) -> Evaluation:
+    """Compute the loss and the transcript of every utterance; the model is left in eval mode.
 
-    batches: those of this process; the evaluation is of all processes' batches, and the same in each of them
+    batches:     those of this process; the evaluation is of all processes' batches, and the same in each of them
+    confidences: whether to compute each word's confidence too
     """
     model.eval()
     start = time.perf_counter()
     with compute.world.errors_shared():
-        own = [score_batch(model, batch, alphabet, compute) for batch in batches]
+        own = [score_batch(model, batch, decoder, compute, confidences) for batch in batches]
     scores = sorted(chain(*compute.world.gather(own)), key=lambda one: one.position)
     losses = [loss for one in scores for loss in one.losses]
     return Evaluation(
@@ -114,31 +118,43 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], alphabet: Alphabet, com
 
 
 @torch.inference_mode()
-def score_batch(model: nn.Module, batch: Batch, alphabet: Alphabet, compute: Compute) -> BatchScores:
-    """Score a batch by a model in eval mode."""
+def score_batch(model: nn.Module, batch: Batch, decoder: Decoder, compute: Compute, confidences: bool) -> BatchScores:
+    """Score a batch by a model in eval mode; see evaluate."""
     with out_of_memory_explained(batch, compute.device, compute.bf16, settings=EVALUATION_SETTINGS):
         losses, (log_probs, lengths) = batch_losses(model, batch, compute)
     unalignable = int((~alignable(lengths, batch.targets, batch.target_lengths)).sum())
-    best = best_path(log_probs)
-    texts = greedy(best, lengths, alphabet)
-    scored = [score(*one) for one in zip(batch.ids, batch.references, texts, strict=True)]
-    is_valid = torch.arange(best.shape[1]) < lengths[:, None]
-    frames, blank_frames = int(is_valid.sum()), int(((best == BLANK) & is_valid).sum())
+    log_probs = log_probs.float().cpu()
+    scored = []
+    for row, (best, *_) in enumerate(decoder(log_probs, lengths)):
+        utterance = batch.utterances[row]
+        known: dict[str, Any] = {"speaker": utterance.speaker, "seconds": utterance.seconds}
+        if confidences:
+            words = align_words(log_probs[row, : lengths[row]], best.text, decoder.alphabet, frame_seconds=1.0)
+            known["confidences"] = tuple(word.confidence for word in words)
+        scored.append(score(utterance.id, batch.references[row], best.text, **known))
+    is_valid = torch.arange(log_probs.shape[1]) < lengths[:, None]
+    frames, blank_frames = int(is_valid.sum()), int(((log_probs.argmax(-1) == BLANK) & is_valid).sum())
     return BatchScores(batch.position, losses.tolist(), unalignable, frames, blank_frames, scored, batch.seconds)
 
 
 def score_parts(
-    recognizer: Recognizer, compute: Compute, parts: Mapping[str, Utterances], eval_seconds: float, workers: int
+    recognizer: Recognizer,
+    compute: Compute,
+    decoder: Decoder,
+    parts: Mapping[str, Utterances],
+    eval_seconds: float,
+    workers: int,
 ) -> dict[str, Evaluation]:
-    """Evaluate each part on its own."""
+    """Evaluate each part on its own, with the confidence of each word."""
     dataset = recognizer.dataset(augment=None, seed=0)
     shard = Shard(compute.world.rank, compute.world.size)
     return {
         part: evaluate(
             recognizer.model,
             evaluation_batches(dataset, utterances, eval_seconds, workers, compute.pin_memory, shard),
-            recognizer.alphabet,
+            decoder,
             compute,
+            confidences=True,
         )
         for part, utterances in parts.items()
     }

@@ -13,6 +13,7 @@ from asr.data.batches import EpochBatches, Position, Shard
 from asr.data.dataset import Batch, UtteranceDataset
 from asr.data.loader import evaluation_batches, training_batches
 from asr.data.parts import Data
+from asr.decoding.decoder import Decoder
 from asr.models.recognizer import Recognizer
 from asr.training.compute import Compute
 
@@ -22,11 +23,13 @@ class Experiment:
     """Everything that a training run is made of.
 
     config: all settings, resolved, as checkpoints keep them
+    decoder: of the test parts; dev is decoded greedily after each epoch
     batches: those of each epoch of the data
     """
 
     config: dict[str, Any]
     recognizer: Recognizer
+    decoder: Decoder
     augment: Augment
     optimizer: Optimizer
     scheduler: LRScheduler

@@ -2,6 +2,7 @@
 
 import time
 
+from asr.decoding.greedy import Greedy
 from asr.training.doctor import is_overfitted
 from asr.training.evaluation import evaluate
 from asr.training.experiment import Experiment
@@ -20,7 +21,7 @@ def fit(run: Experiment, state: TrainState, monitor: TrainingMonitor) -> None:
     world, max_grad_norm = run.compute.world, run.config["max_grad_norm"]
     model = distribute(run.recognizer.model, run.compute)
     check_memory(run, model)
-    batches = run.training_batches(state.position)
+    batches, greedy = run.training_batches(state.position), Greedy(run.recognizer.alphabet)
     while state.epoch < run.epochs and not is_overfitted(state.history, run.config):
         model.train()
         start = time.perf_counter()
@@ -31,6 +32,6 @@ def fit(run: Experiment, state: TrainState, monitor: TrainingMonitor) -> None:
             start = now
             monitor.step(state, metrics)
         world.share_buffers(state.model)
-        dev = evaluate(state.model, monitor.until_stopped(run.dev_batches()), run.recognizer.alphabet, run.compute)
+        dev = evaluate(state.model, monitor.until_stopped(run.dev_batches()), greedy, run.compute)
         state.end_epoch(dev, run.config["monitor"])
         monitor.epoch(state)

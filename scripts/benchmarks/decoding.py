@@ -17,8 +17,8 @@ def measure(corpus: list[str]) -> Iterator[Figure]:
     session = build_experiment(config)
     utterances = session.data.training_utterances()
     these = utterances.filter(np.arange(len(utterances)) < UTTERANCES)
-    evaluation = score_parts(session.recognizer, session.compute, {"these": these}, config.batch.eval_seconds, 1)[
-        "these"
-    ]
+    evaluation = score_parts(
+        session.recognizer, session.compute, session.decoder, {"these": these}, config.batch.eval_seconds, 1
+    )["these"]
     speed = evaluation.audio_seconds / evaluation.wall_seconds
     yield Figure("decode", "greedy evaluation of ds2_7gru", speed, "x real time", 30)

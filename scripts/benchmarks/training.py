@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asr.config.build import Recognizer, build_compute, build_optimizer, build_recognizer
+from asr.corpora.manifest import Utterance
 from asr.data.batches import Position
 from asr.data.dataset import Batch
 from asr.models.deep_speech2 import DeepSpeech2
@@ -231,8 +232,10 @@ def made_up_batch(seconds: list[float], recognizer: Recognizer) -> Batch:
     noise = torch.randn(len(seconds), features.n_mels, int(frames.max()))
     noise *= torch.arange(noise.shape[2]) < frames[:, None, None]
     targets = torch.randint(1, recognizer.alphabet.size, (len(seconds), int(symbols.max())))
-    names = [str(number) for number in range(len(seconds))]
-    return Batch(Position(0, 0), names, names, noise, frames, targets, symbols, sum(seconds), [])
+    rate = features.sample_rate
+    utterances = [Utterance(str(number), "", "", round(s * rate), rate) for number, s in enumerate(seconds)]
+    texts = [one.text for one in utterances]
+    return Batch(Position(0, 0), utterances, texts, noise, frames, targets, symbols, [])
 
 
 def flop(model: DeepSpeech2, batch: Batch) -> float:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from asr.settings import flatten
 
 TRAIN_GROUPS = [
-    *("model", "data", "augment", "optimizer", "scheduler"),
+    *("model", "data", "augment", "optimizer", "scheduler", "decode"),
     *("experiment", "scale", "debug", "sweep", "launcher"),
 ]
 ROW = re.compile(r"^  (?P<left>[a-z]\S*(?:'.*?')?) +(?P<right>\S.*)$", re.MULTILINE)
@@ -70,7 +70,7 @@ def test_every_setting_is_described(help_of, name, arguments):
     [
         ("train", TRAIN_GROUPS),
         ("search", [*TRAIN_GROUPS, "search"]),
-        ("evaluate", ["data", "model"]),
+        ("evaluate", ["data", "model", "decode"]),
         ("prepare", ["corpus"]),
     ],
 )

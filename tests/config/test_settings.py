@@ -74,7 +74,7 @@ def test_every_setting_of_a_training_has_a_rule():
     """But those of the groups whose classes check their own, and Hydra's."""
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", ["output_dir=nowhere", "init_from=null"]), resolve=True)
-    checked_by_class = ("model", "augment", "optimizer", "scheduler", "features")
+    checked_by_class = ("model", "augment", "optimizer", "scheduler", "decode", "features")
     assert {key for key in flatten(config) if not within(key, checked_by_class)} <= TRAIN.keys()
     check(config, TRAIN)
     with pytest.raises(InputError, match="epochs=null: it must be a whole number"):

@@ -142,13 +142,18 @@ lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 12)), max_size=6
 def test_a_batch_holds_all_of_every_utterance_and_zeros(sizes, n_mels: int, skipped: int) -> None:
     """Values are never zero, so that what is zero is padding."""
     utterances = [
-        Example(f"u{i}", "x" * symbols, torch.rand(frames, n_mels) + 1, torch.randint(1, 28, (symbols,)), frames / 80)
+        Example(
+            Utterance(f"u{i}", "", "", frames, 80),
+            "x" * symbols,
+            torch.rand(frames, n_mels) + 1,
+            torch.randint(1, 28, (symbols,)),
+        )
         for i, (frames, symbols) in enumerate(sizes)
     ]
     unreadable = [Unreadable(f"v{i}", "gone") for i in range(skipped)]
     batch = collate(Position(0, 0), utterances, unreadable, n_mels)
     longest = [max(column, default=0) for column in zip(*sizes, strict=True)] or [0, 0]
-    assert batch.ids == [u.id for u in utterances]
+    assert batch.ids == [u.utterance.id for u in utterances]
     assert batch.references == [u.reference for u in utterances]
     assert batch.unreadable == unreadable
     assert batch.features.shape == (len(sizes), n_mels, longest[0])
@@ -159,7 +164,7 @@ def test_a_batch_holds_all_of_every_utterance_and_zeros(sizes, n_mels: int, skip
         assert not batch.features[row, :, len(one.features) :].any()
         assert torch.equal(batch.targets[row, : len(one.targets)], one.targets)
         assert not batch.targets[row, len(one.targets) :].any()
-    assert batch.seconds == pytest.approx(sum(u.seconds for u in utterances))
+    assert batch.seconds == pytest.approx(sum(u.utterance.seconds for u in utterances))
     assert 0 <= batch.padding_share < 1
     assert (batch.lengths.dtype, batch.targets.dtype, batch.features.dtype) == (torch.int64, torch.int64, torch.float32)
 

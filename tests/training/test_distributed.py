@@ -131,7 +131,7 @@ def test_scores_are_of_all_processes_and_those_of_one(config, tmp_path):
         batches = evaluation_batches(dataset, session.data.training_utterances(), 5.0, 0, False, shard)
         with torch.no_grad():
             session.recognizer.model.output.bias[0] = -3.0  # so that something is recognised
-        found = evaluate(session.recognizer.model, batches, session.recognizer.alphabet, session.compute)
+        found = evaluate(session.recognizer.model, batches, session.decoder, session.compute)
         row = [found.loss, found.unalignable, found.scored, found.audio_seconds]
         (tmp_path / f"{world.rank} of {world.size}").write_text(repr(row))
 

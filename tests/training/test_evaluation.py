@@ -6,9 +6,11 @@ import random
 import pytest
 import torch
 
+from asr.corpora.manifest import Utterance
 from asr.data.batches import Position
 from asr.data.dataset import Batch
 from asr.data.text import Alphabet
+from asr.decoding.greedy import Greedy
 from asr.metrics import score
 from asr.models.deep_speech2 import ModelOutput
 from asr.training.compute import Compute
@@ -36,9 +38,10 @@ def test_blanks_are_counted_within_the_lengths_and_symbols_without_spaces():
     targets = torch.tensor([[2, 3, 1, 2], [3, 0, 0, 0]])
     frames, symbols = torch.tensor([6, 3]), torch.tensor([4, 1])
     features = torch.zeros(2, 1, 6)
-    batch = Batch(Position(0, 0), ["x", "y"], ["ab a", "b"], features, frames, targets, symbols, 1.0, [])
+    utterances = [Utterance(id, "", "", 8000, 16000) for id in "xy"]
+    batch = Batch(Position(0, 0), utterances, ["ab a", "b"], features, frames, targets, symbols, [])
     model = Fixed([[0, 2, 2, 0, 1, 0], [0, 0, 1, 0, 0, 0]])  # "a " and " ", then three frames of padding
-    found = evaluate(model, [batch], ALPHABET, Compute(torch.device("cpu"), bf16=False))
+    found = evaluate(model, [batch], Greedy(ALPHABET), Compute(torch.device("cpu"), bf16=False))
     assert [one.hypothesis for one in found.scored] == ["a ", " "]
     metrics = found.as_metrics()
     assert metrics["blank_share"] == pytest.approx(5 / 9)

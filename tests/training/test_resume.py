@@ -70,7 +70,7 @@ def folder(corpus, tmp_path_factory):
 
 PLACES = {  # what is called there, and at most so often in a run
     "step": (torch.optim.AdamW, "step", EPOCHS * STEPS),  # the gradient is there, the weights are not changed yet
-    "evaluation": (evaluation, "greedy", EPOCHS),
+    "evaluation": (evaluation, "score_batch", EPOCHS),
     "checkpoint being written": (os, "fsync", EPOCHS * STEPS),
     "checkpoint being renamed": (os, "replace", 3 * EPOCHS * STEPS),
 }
