@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from asr.artifacts.error_table import error_rows
+from asr.artifacts.error_table import error_rows, write_utterances
 from asr.cli import entry_point
 from asr.config.build import build_compute, build_decoder, make
 from asr.console import console, print_results
@@ -64,6 +64,7 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     directory = Path(config.output_dir)
     for part, evaluation in evaluations.items():
         write_table(error_rows(evaluation.scored), directory / "errors" / f"{part}.tsv")
+        write_utterances(evaluation.scored, directory / "errors" / part)
     results = {part: evaluation.rates for part, evaluation in evaluations.items()}
     write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
     return results

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from asr.artifacts.augmentation import write_augmentation
-from asr.artifacts.error_table import error_rows
+from asr.artifacts.error_table import error_rows, write_utterances
 from asr.cli import entry_point
 from asr.config.build import build_experiment
 from asr.config.naming import NOT_COMPARED, Job, current_job
@@ -225,6 +225,7 @@ def write_results(
 
     for part, evaluation in evaluations.items():
         tracked.log_table(error_rows(evaluation.scored), f"errors/{part}")
+        tracked.log_file(write_utterances(evaluation.scored, directory / "errors" / part))
         tracked.log_metrics({f"{part}/{name}": v for name, v in evaluation.as_metrics().items()}, step)
     rates = {part: evaluation.rates.to_json() for part, evaluation in evaluations.items()}
     write_json(rates, directory / "results.json")
