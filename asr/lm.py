@@ -65,7 +65,7 @@ def run(config: DictConfig) -> TextScore | None:
         raise InputError(f"prune={list(config.prune)} has more numbers than order={config.order}; give one an order")
     if config.text and config.arpa:
         raise InputError(f"text={config.text} and arpa={config.arpa}: a model is made of one of them; leave one out")
-    if not (config.text or config.arpa or config.data):
+    if not (config.text or config.arpa or config.get("data")):
         raise InputError("there is nothing to make a model of: give text=FILE, arpa=FILE, or a corpus: data=synthetic")
     alphabet, output = Alphabet(config.alphabet), Path(config.output)
     heldout = list(read_heldout(config, alphabet))
@@ -109,19 +109,20 @@ def read_heldout(config: DictConfig, alphabet: Alphabet) -> Iterator[str]:
     """Yield the normalised sentences of the held-out text, or of the corpus's dev parts; none without either."""
     if config.heldout:
         return read_text(Path(config.heldout), alphabet)
-    return read_transcripts(config.data, config.data.dev if config.data else [], alphabet)
+    return read_transcripts(config.get("data"), config.data.dev if config.get("data") else [], alphabet)
 
 
 def read_text(path: Path, alphabet: Alphabet) -> Iterator[str]:
     """Yield the normalised lines of a text file; InputError if nothing is left of any."""
-    number = found = 0
-    for number, line in enumerate(read_lines(path), 1):
+    lines = found = 0
+    for line in read_lines(path):
+        lines += 1
         if sentence := alphabet.normalize(line):
             found += 1
             yield sentence
     if not found:
         raise InputError(
-            f"{path}: none of its {number:,} lines holds a character of the alphabet {alphabet.symbols!r}; give a file "
+            f"{path}: none of its {lines:,} lines holds a character of the alphabet {alphabet.symbols!r}; give a file "
             "with sentences, or set alphabet as in the training of the recogniser"
         )
 
