@@ -30,13 +30,13 @@ class Archive:
     url:  http, https, or file:///folder/name
     path: where it is kept; one that is there already is checked, used and never deleted
     md5:  in hexadecimal digits; None if it is not known
-    top:  None for a file that is not unpacked
+    top:  empty for a file that is not unpacked
     """
 
     url: str
     path: Path
     md5: str | None
-    top: str | None = None
+    top: str = ""
 
     def ensure(self, root: Path, name: str, progress: Progress, keep: bool) -> None:
         """Download and unpack the archive unless root/NAME exists. Several processes may call it at once.
