@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +76,23 @@ def progress_bar() -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def download_bar(name: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar; yields what is called with (action, done, total), where a total of 0 is unknown."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(name)
+        yield lambda action, done, total: progress.update(
+            task, description=f"{action} {name}", completed=done, total=total or None
+        )
 
 
 def print_results(title: str, results: Mapping[str, ErrorRates]) -> None:

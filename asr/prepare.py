@@ -7,21 +7,17 @@ python -m asr.prepare table file=corpus.csv root=recordings
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from asr.cli import CONF, entry_point, fail_alike
 from asr.config.help import print_options
-from asr.console import console, print_table
+from asr.console import console, download_bar, print_table
 from asr.corpora import an4, lhotse, librispeech, table
 from asr.corpora.download import Archive
 from asr.corpora.index import Found, Index, PartSummary, Rejected
-from asr.corpora.index import Progress as Report
 from asr.corpora.pack import pack
 from asr.corpora.synthetic.corpus import make_corpus
 from asr.errors import InputError
@@ -61,12 +57,12 @@ def main(config: DictConfig) -> None:
     root, folder, summaries = Path(os.path.abspath(config.root)), Path(config.manifests), []
     if packing:
         folder = Path(config.to) / "manifests"
-        with _bar(config.part) as bar:
+        with download_bar(config.part) as bar:
             summaries = [pack(config.root, config.manifests, config.part, Path(config.to), config.shard_mb, bar)]
     else:
         index = Index(root, folder, config.jobs or os.cpu_count() or 1, config.verify_audio)
         for part, (found, rejected) in IMPORTERS[config.importer](config, root, index.jobs):
-            with _bar(part) as bar:
+            with download_bar(part) as bar:
                 summaries.append(index.write(part, found, rejected, bar))
     _print_summaries(config, folder, summaries)
 
@@ -85,7 +81,7 @@ def find_librispeech(config: DictConfig, root: Path, jobs: int) -> Parts:
 
 def find_synthetic(config: DictConfig, root: Path, jobs: int) -> Parts:
     """Make the parts that are not there, and yield all."""
-    with _bar("") as bar:
+    with download_bar("") as bar:
         make_corpus(root, dict(config.hours), dict(config.speakers), config.seed, jobs, bar)
     for part in config.parts:
         yield part, librispeech.find_utterances(root, part)
@@ -134,26 +130,9 @@ def _download(config: DictConfig, root: Path, name: str, md5: str | None, top: s
     if (root / holds).is_dir():
         return
     path = Path(config.archives) / f"{name}.tar.gz"
-    with _bar(name) as bar:
+    with download_bar(name) as bar:
         archive = Archive(f"{config.base_url.rstrip('/')}/{path.name}", path, md5, top)
         archive.ensure(root, holds, bar, config.keep_archives)
-
-
-@contextmanager
-def _bar(part: str) -> Iterator[Report]:
-    """Show a progress bar; yields what is called with (action, done, total)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(escape(part))
-        yield lambda action, done, total: progress.update(
-            task, description=escape(f"{action} {part}"), completed=done, total=total or None
-        )
 
 
 def _print_summaries(config: DictConfig, manifests: Path, summaries: list[PartSummary]) -> None:

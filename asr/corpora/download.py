@@ -1,10 +1,12 @@
-"""Download the archive of a corpus, resuming after lost connections, check it, and unpack it safely."""
+"""Download a file, resuming after lost connections, and check it; unpack the archive of a corpus safely."""
 
 import fcntl
 import hashlib
 import shutil
 import tarfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from os import sync
@@ -23,17 +25,18 @@ DEEPEST = 8  # folders in an archive, since shutil.rmtree fails a thousand folde
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar.gz archive and the folder `top` in it, whose content belongs into the root of a corpus.
+    """A tar.gz archive and the folder `top` in it, whose content belongs into the root of a corpus; or any other file.
 
     url:  http, https, or file:///folder/name
     path: where it is kept; one that is there already is checked, used and never deleted
     md5:  in hexadecimal digits; None if it is not known
+    top:  empty for a file that is not unpacked
     """
 
     url: str
     path: Path
     md5: str | None
-    top: str
+    top: str = ""
 
     def ensure(self, root: Path, name: str, progress: Progress, keep: bool) -> None:
         """Download and unpack the archive unless root/NAME exists. Several processes may call it at once.
@@ -42,9 +45,7 @@ class Archive:
         raises: InputError if it cannot be downloaded, is corrupted, or does not hold top/NAME
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.with_suffix(".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with self._locked():
                 if (root / name).exists():  # another process made it while this one waited
                     return
                 downloaded = self.fetch(progress)
@@ -57,6 +58,21 @@ class Archive:
             raise InputError(
                 f"{name} cannot be put into {root}: {error}; choose folders that can be written and have room"
             ) from error
+
+    def ensure_file(self, progress: Progress) -> None:
+        """Download the file unless it is there. Several processes may call it at once.
+
+        raises: InputError if it cannot be downloaded or is corrupted
+        """
+        with self._locked():
+            self.fetch(progress)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def fetch(self, progress: Progress, wait_seconds: float = 2.0) -> bool:
         """Download the archive by way of PATH.partial, which a later call resumes; return False if it was there.
@@ -94,8 +110,8 @@ class Archive:
                     problem = f"HTTP {code}" if code else str(getattr(error, "reason", None) or error)
                     raise InputError(
                         f"{self.url} cannot be downloaded: {problem} ({_size(partial):,} bytes are kept); run again "
-                        "later to resume, set base_url to a mirror, or put the archive at "
-                        f"{self.path} or its unpacked tree into root by hand"
+                        f"later to resume, set base_url to a mirror, or put the file at {self.path} "
+                        f"{'or its unpacked tree into root ' if self.top else ''}by hand"
                     ) from error
             time.sleep(wait_seconds * 2 ** (failures - 1))
 

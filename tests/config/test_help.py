@@ -43,6 +43,7 @@ def rows(text):
         ("train", ["model=ds2_4gru", "optimizer=sgd_momentum", "scheduler=cyclic", "data=mini"]),
         ("train", ["model=ds2_tiny", "optimizer=adamw", "scheduler=constant"]),
         ("evaluate", []),
+        ("lm", ["data=synthetic"]),
         ("prepare", ["librispeech"]),
         ("prepare", ["mini_librispeech"]),
         ("prepare", ["synthetic"]),
@@ -71,6 +72,7 @@ def test_every_setting_is_described(help_of, name, arguments):
         ("train", TRAIN_GROUPS),
         ("search", [*TRAIN_GROUPS, "search"]),
         ("evaluate", ["data", "model", "decode"]),
+        ("lm", ["data"]),
         ("prepare", ["corpus"]),
     ],
 )
