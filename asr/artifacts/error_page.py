@@ -74,10 +74,10 @@ def write_error_page(
         {
             "id": one.id,
             "speaker": _speaker(one),
-            "seconds": None if math.isnan(one.seconds) else round(one.seconds, 2),
+            "seconds": _rounded(one.seconds, 2),
             "wer": round(one.words.rate, 4),
             "cer": round(one.characters.rate, 4),
-            "confidences": [round(confidence, 2) for confidence in one.confidences],
+            "confidences": [_rounded(confidence, 2) for confidence in one.confidences],
             "pairs": [reference if reference == hypothesis else [reference, hypothesis] for reference, hypothesis in p],
             "audio": _audio_path(utterances, rows[one.id]),
         }
@@ -158,6 +158,10 @@ def confusions(pairs: Sequence[Sequence[tuple[str, str]]]) -> dict[str, list[tup
 
 def _speaker(one: Scored) -> str:
     return "unknown speaker" if one.speaker is None else one.speaker
+
+
+def _rounded(number: float, decimals: int) -> float | None:
+    return None if math.isnan(number) else round(number, decimals)  # JSON has no nan
 
 
 def _root_url(root: str) -> str | None:

@@ -87,7 +87,8 @@ const duration = audio => new Promise(done => {
 });
 addEventListener("load", async () => {
   const found = {
-    name: window.name, title: document.title, facts: texts(".facts b"), shown: shown.textContent, ids: texts("article b"),
+    name: window.name, title: document.title, facts: texts(".facts b"), shown: shown.textContent,
+    ids: texts("article b"),
     wider: document.documentElement.scrollWidth - innerWidth,
     rows: ["speakers", "lengths", "frequencies"].map(id => texts(`#${id} tbody tr`).length),
     pictures: [...document.images].map(one => [one.naturalHeight, one.alt.slice(0, 11)]),
