@@ -4,17 +4,21 @@ python -m asr.evaluate checkpoint=outputs/runs/quickstart/best.pt data=synthetic
 python -m asr.evaluate checkpoint=outputs/runs/model-conv_net/best.pt model=conv_net --config-dir conf
 """
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from asr.artifacts.error_page import TrainingWords, write_error_page
 from asr.artifacts.error_table import error_rows, write_utterances
 from asr.cli import entry_point
 from asr.config.build import build_compute, build_decoder, make
+from asr.config.rules import TRAIN
 from asr.console import console, print_results
 from asr.data.parts import load_parts
+from asr.data.selection import select
 from asr.errors import InputError
 from asr.files import write_json, write_table
 from asr.metrics import ErrorRates
@@ -47,7 +51,9 @@ def main(config: DictConfig) -> None:
         raise InputError("checkpoint is not given: name a file, such as checkpoint=outputs/runs/quickstart/best.pt")
     results = run(config)
     print_results(str(config.checkpoint), results)
-    console.print(f"Every utterance with its errors, worst first: {config.output_dir}", soft_wrap=True)
+    for part in results:
+        page = Path(config.output_dir) / "errors" / part / "errors.html"
+        console.print(f"Errors of {part}, to open in a browser: {page}", soft_wrap=True)
 
 
 def run(config: DictConfig) -> dict[str, ErrorRates]:
@@ -67,7 +73,26 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
         write_utterances(evaluation.scored, directory / "errors" / part)
     results = {part: evaluation.rates for part, evaluation in evaluations.items()}
     write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
+    words = training_words(saved, recognizer)
+    for part, evaluation in evaluations.items():
+        write_error_page(part, evaluation.scored, parts[part], recognizer, words, directory / "errors" / part)
     return results
+
+
+def training_words(saved: Checkpoint, recognizer: Recognizer) -> TrainingWords:
+    """Count the words of what the checkpoint was trained on, where that corpus is on this machine."""
+    config = {"data": saved.config.get("data")}
+    try:
+        check(config, {key: rule for key, rule in TRAIN.items() if key.startswith("data.")})
+        data = OmegaConf.create(config["data"])
+        if "://" in data.root + data.manifests:  # a file of somebody else's must not choose what is fetched
+            raise InputError(f"data.root={data.root} is not on this machine")
+        bounds = recognizer.output_frames, data.max_seconds, data.max_characters
+        parts = load_parts(data, data.train)
+        kept = {part: select(all_of, recognizer.alphabet, *bounds).kept for part, all_of in parts}
+    except InputError as error:
+        return TrainingWords(Counter(), f"Not counted, as the training transcripts are not here: {error}.")
+    return TrainingWords.of(kept, recognizer.alphabet)
 
 
 def load_recognizer(config: DictConfig, saved: Checkpoint, path: Path) -> Recognizer:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import jiwer
@@ -57,6 +58,24 @@ def _count(process: Callable, reference: str, hypothesis: str) -> ErrorCounts:
     return ErrorCounts(
         edits.substitutions, edits.deletions, edits.insertions, edits.hits + edits.substitutions + edits.deletions
     )
+
+
+def align(one: Scored) -> list[tuple[str, str]]:
+    """Return the pairs (word of the reference, word of the hypothesis) whose differences `one.words` counts.
+
+    A deleted word is beside "", and so is an inserted one.
+    """
+    edits = jiwer.process_words(one.reference, one.hypothesis)
+    (reference,), (hypothesis,) = edits.references, edits.hypotheses
+    return [
+        pair
+        for chunk in edits.alignments[0]
+        for pair in zip_longest(
+            reference[chunk.ref_start_idx : chunk.ref_end_idx],
+            hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx],
+            fillvalue="",
+        )
+    ]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from asr.artifacts.augmentation import write_augmentation
+from asr.artifacts.error_page import TrainingWords, write_error_page
 from asr.artifacts.error_table import error_rows, write_utterances
 from asr.cli import entry_point
 from asr.config.build import build_experiment
@@ -204,7 +205,7 @@ def test(run: Experiment, state: TrainState, directory: Path, tracked: Run | Non
     settings = run.config["batch"]["eval_seconds"], run.config["workers"]
     evaluations = score_parts(run.recognizer, run.compute, run.decoder, parts, *settings)
     if tracked:
-        write_results(evaluations, state, step, directory, tracked)
+        write_results(run, evaluations, state, step, directory, tracked)
     return {part: evaluation.rates for part, evaluation in evaluations.items()}
 
 
@@ -218,9 +219,9 @@ def take_best(state: TrainState, best: Path, monitor: str) -> int:
 
 
 def write_results(
-    evaluations: dict[str, Evaluation], state: TrainState, step: int, directory: Path, tracked: Run
+    run: Experiment, evaluations: dict[str, Evaluation], state: TrainState, step: int, directory: Path, tracked: Run
 ) -> None:
-    """Write results.json, error tables and curves into the directory and MLflow."""
+    """Write results.json, error tables and pages, and curves into the directory and MLflow."""
     from asr.artifacts.plots import learning_curves, save_picture
 
     for part, evaluation in evaluations.items():
@@ -233,6 +234,11 @@ def write_results(
     for path in (directory / "results.json", directory / "history.jsonl", *curves):
         tracked.log_file(path)
     tracked.log_file(directory / checkpoint.BEST, "checkpoints")
+    trained_on = {part: selection.kept for part, selection in run.data.train.items()}
+    words = TrainingWords.of(trained_on, run.recognizer.alphabet)
+    for part, evaluation in evaluations.items():
+        utterances, folder = run.data.test[part].kept, directory / "errors" / part
+        tracked.log_file(write_error_page(part, evaluation.scored, utterances, run.recognizer, words, folder))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Whole runs on a small corpus: what they write, that they learn, that they go on, and that scores are repeated."""
 
 import json
+import re
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,12 +71,14 @@ def test_a_run_learns_and_leaves_everything_behind(trained):
     assert [point.step for point in client.get_metric_history(logged.info.run_id, "dev/wer")] == [20, 40, 60, 80]
     steps = [point.step for point in client.get_metric_history(logged.info.run_id, "step/loss")]
     assert steps == list(range(10, 81, 10))
-    files = {file.path for folder in ("", "augmentation", "checkpoints", "errors", "start")
+    files = {file.path for folder in ("", "augmentation", "checkpoints", "errors", "errors/test-clean", "start")
              for file in client.list_artifacts(logged.info.run_id, folder)}  # fmt: skip
     assert {
         "plan.json",
         "checkpoints/best.pt",
         "errors/test-clean.tsv",
+        "errors/test-clean/errors.html",
+        "errors/test-clean/utterances.jsonl",
         "history.jsonl",
         "learning_curves.png",
         "learning_curves.svg",
@@ -105,6 +108,30 @@ def test_evaluate_gives_the_numbers_of_the_end_of_training(trained, config, corp
     scored = evaluate.run(config(best, "eval_seconds=3", "workers=0", name="evaluate", small=False))
     assert scored == trained.results
     assert json.loads((tmp_path / "run" / "results.json").read_text())["test-clean"]["utterances"] == 6
+    pages = [folder / "errors" / "test-other" / "errors.html" for folder in (trained.directory, tmp_path / "run")]
+    of_training, of_evaluation = (re.search("By how often.*?</section>", page.read_text(), re.S)[0] for page in pages)
+    assert "train-clean-100, train-clean-360" in of_training
+    assert of_training == of_evaluation
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (None, "data=null"),
+        ({"root": "s3://bucket", "manifests": "manifests"}, "data.root=s3://bucket is not on this machine"),
+        ({"root": "elsewhere", "manifests": "elsewhere/manifests"}, "has no manifest elsewhere/manifests/train"),
+        ({"max_seconds": "many"}, "data.max_seconds=many"),
+    ],
+)
+def test_words_are_counted_only_where_the_training_corpus_is(trained, data, reason):
+    """Never fetched from where a checkpoint, a file of anybody's, says."""
+    path = trained.directory / "best.pt"
+    saved = checkpoint.load(path)
+    recognizer = checkpoint.from_checkpoint(saved, path)
+    saved.config["data"] = data and saved.config["data"] | data
+    words = evaluate.training_words(saved, recognizer)
+    assert not words.counts
+    assert reason in words.source
 
 
 def test_a_finished_run_is_not_trained_again(trained, corpus, capsys):

@@ -10,9 +10,13 @@ from asr.files import write_text
 from asr.metrics import Scored, score
 
 
+def worst_first(scored: Sequence[Scored]) -> list[Scored]:
+    """Return the utterances by WER, then CER, the highest first."""
+    return sorted(scored, key=lambda one: (-one.words.rate, -one.characters.rate, one.id))
+
+
 def error_rows(scored: Sequence[Scored]) -> list[dict[str, Any]]:
     """Return a row for each utterance, the worst first."""
-    worst_first = sorted(scored, key=lambda one: (-one.words.rate, -one.characters.rate, one.id))
     return [
         {
             "id": one.id,
@@ -24,7 +28,7 @@ def error_rows(scored: Sequence[Scored]) -> list[dict[str, Any]]:
             "reference": one.reference,
             "hypothesis": one.hypothesis,
         }
-        for one in worst_first
+        for one in worst_first(scored)
     ]
 
 
