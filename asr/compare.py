@@ -4,12 +4,12 @@ python -m asr.compare outputs/runs/exp1 outputs/runs/exp2_other
 python -m asr.compare runs=[outputs/runs/exp1,outputs/runs/exp2_other] parts=[test-clean]
 """
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Column, Table
 
@@ -42,6 +42,7 @@ RULES: Rules = {
     "output_dir": STRING.or_null,
 }
 PRINTED = 3  # utterances of each kind in the terminal
+SETTINGS_PRINTED = 12
 
 
 @entry_point("compare")
@@ -82,8 +83,11 @@ def print_systems(systems: Sequence[System], differing: dict[str, list[str]]) ->
     """Print what each letter stands for, and in which settings it differs from the first."""
     for system in systems:
         console.print(_printable(f"{system.letter}  {system.paths}"), soft_wrap=True)
-        for difference in differing.get(system.letter, []):
+        settings = differing.get(system.letter, [])
+        for difference in settings[:SETTINGS_PRINTED]:
             console.print(_printable(f"     {difference}"), style="dim", soft_wrap=True)
+        if len(settings) > SETTINGS_PRINTED:
+            console.print(f"     and {len(settings) - SETTINGS_PRINTED} more settings", style="dim")
 
 
 def print_comparison(one: Comparison, resampling: Resampling, examples: int) -> None:
@@ -97,8 +101,8 @@ def print_comparison(one: Comparison, resampling: Resampling, examples: int) -> 
         )
     print_table(_printable(f"{one.part}: {b} against {a}"), table)
     console.print(
-        f"{resampling.samples:,} resamples of {one.resampled}. {b} is better in {len(one.better):,} utterances, worse in "
-        f"{len(one.worse):,} and equal in {one.same:,}.",
+        f"{resampling.samples:,} resamples of {one.resampled}. {b} makes fewer errors in {len(one.better):,} "
+        f"utterances, more in {len(one.worse):,} and as many in {one.same:,}.",
         style="dim",
         soft_wrap=True,
     )
@@ -130,9 +134,9 @@ def command() -> None:
     """Take `compare RUN_A RUN_B` for `compare runs=[RUN_A,RUN_B]`."""
     named = [argument for argument in sys.argv[1:] if "=" not in argument and not argument.startswith(("-", "~"))]
     if named:
-        quoted = [re.sub(r"(\\*)'", r"\1\1\\'", path) for path in named]  # as Hydra reads a quoted value
+        quoted = [QuotedString(path, Quote.single).with_quotes() for path in named]
         others = [argument for argument in sys.argv[1:] if argument not in named]
-        sys.argv[1:] = [*others, "runs=[" + ",".join(f"'{path}'" for path in quoted) + "]"]
+        sys.argv[1:] = [*others, f"runs=[{','.join(quoted)}]"]
     main()
 
 
