@@ -71,6 +71,8 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     for part, evaluation in evaluations.items():
         write_table(error_rows(evaluation.scored), directory / "errors" / f"{part}.tsv")
         write_utterances(evaluation.scored, directory / "errors" / part)
+    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    write_json({**settings, "trained": saved.config}, directory / "config.json")
     results = {part: evaluation.rates for part, evaluation in evaluations.items()}
     write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
     words = training_words(saved, recognizer)

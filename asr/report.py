@@ -20,7 +20,7 @@ from asr.console import console
 from asr.errors import InputError
 from asr.reporting.claims import Claims, check_parts, read_claims
 from asr.reporting.groups import group_runs
-from asr.reporting.intervals import Resampling, rate_of, resampled
+from asr.reporting.intervals import Resampling, resampled
 from asr.reporting.media import augmentation, curves, rates
 from asr.reporting.page import write_report
 from asr.reporting.published import published
@@ -105,7 +105,6 @@ def gather(
         "versions": {name: Counter(run.packages.get(name, "not installed") for run in all_runs) for name in PACKAGES},
         "resampling": resampling,
         "command": command,
-        "rate_of": rate_of,
         "resampled": resampled,
         "failed": f"{100 * FAILED_RATE:.0f} %",
         "published": published(),

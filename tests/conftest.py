@@ -25,7 +25,7 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 
-from asr import cli, evaluate, lm, prepare, report, search, sync, train
+from asr import cli, compare, evaluate, lm, prepare, report, search, sync, train
 from asr.config.naming import Job
 from asr.corpora.index import Index
 from asr.corpora.librispeech import find_utterances
@@ -58,6 +58,7 @@ COMMANDS = {
     "train": train.main,
     "evaluate": evaluate.main,
     "lm": lm.main,
+    "compare": compare.command,
     "prepare": prepare.command,
     "report": report.main,
     "search": search.main,

@@ -49,11 +49,17 @@ def read_utterances(path: Path) -> list[Scored]:
     raises: InputError if the file cannot be read or is not one that write_utterances wrote
     """
     try:
-        return [_scored(json.loads(line)) for line in path.read_text().splitlines()]
+        return parse_utterances(path.read_text())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; asr.train and asr.evaluate write it") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a file that asr.evaluate wrote: {first_line(error)}") from error
+
+
+def parse_utterances(text: str) -> list[Scored]:
+    """Return the utterances of a file that write_utterances wrote; an id that is there twice counts as last written."""
+    scored = [_scored(json.loads(line)) for line in text.splitlines()]
+    return list({one.id: one for one in scored}.values())
 
 
 def _scored(record: dict[str, Any]) -> Scored:

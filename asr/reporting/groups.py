@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from asr.config.naming import EXECUTION_KEYS, NOT_COMPARED
 from asr.metrics import Scored
-from asr.reporting.claims import Claim, Sample, Variant
+from asr.reporting.claims import Claim, Variant
 from asr.reporting.experiments import Experiment
+from asr.reporting.intervals import Errors, count_errors
 from asr.reporting.published import published
 from asr.reporting.runs import StoredRun
 from asr.settings import differences, within
 
-AS_PUBLISHED = ("data.root", "seed", "device", "precision", "deterministic")  # leave an experiment what it is
+AS_PUBLISHED = ("data.root", "device", "precision", "deterministic")  # leave an experiment what it is
 KEPT_SHARES = {"train": 0.5, "dev": 0.0, "test": 1.0}  # the writeup's filters keep 53 to 62 % of a training part
+SEED_KEYS = ("seed", "init_from")  # init_from names the first stage's checkpoint of the same seed
 EXAMPLES = 5  # utterances a test part
 
 
@@ -44,11 +45,20 @@ class Group:
         variants = sorted(newest, key=lambda v: (order.index(v.experiment), v != self.own(v.experiment), v))
         return {variant: newest[variant] for variant in variants}
 
+    @cached_property
+    def seeds(self) -> dict[Variant, list[StoredRun]]:
+        """Return the runs of each variant that are equal but for the seed, the newest of each seed."""
+        of_seeds: dict[Variant, dict[str, StoredRun]] = {variant: {} for variant in self.runs}
+        for run in self.finished:
+            if set(differing_settings(self.runs[run.variant], run)) <= {*SEED_KEYS, "commit"}:
+                of_seeds[run.variant].setdefault(run.params.get("seed", ""), run)
+        return {variant: list(runs.values()) for variant, runs in of_seeds.items()}
+
     @property
     def repeats(self) -> dict[Variant, int]:
-        """Return the variants with more than one finished run, and how many each has."""
+        """Return the variants with finished runs that are not shown, and how many runs each has."""
         counted = Counter(run.variant for run in self.finished)
-        return {variant: count for variant, count in counted.items() if count > 1}
+        return {variant: count for variant, count in counted.items() if count > len(self.seeds[variant])}
 
     def own(self, experiment: str) -> Variant:
         """Return the experiment as it is configured."""
@@ -59,10 +69,19 @@ class Group:
         is_own = variant == self.own(variant.experiment)
         return variant.experiment if is_own else f"{variant.experiment} with {variant.augment}"
 
-    def counts(self, sample: Sample, measure: str) -> pd.DataFrame | None:
-        """Return the errors of a sample's utterances, or None if there is no such run or it was not scored on them."""
-        run = self.runs.get(sample.variant)
-        return run.counts(sample.part, measure) if run and sample.part in run.scored else None
+    def counts(self, variant: Variant, part: str, measure: str) -> Errors | None:
+        """Return the errors of a variant on a part, or None if there is no such run or it was not scored on it.
+
+        Seeds that were scored on other utterances than the newest run are left out.
+        """
+        seeds = [run.scored[part] for run in self.seeds.get(variant, []) if part in run.scored]
+        same = [scored for scored in seeds if _references(scored) == _references(seeds[0])]
+        return count_errors(same, measure) if same else None
+
+    def resampling_notes(self, part: str) -> list[str]:
+        """Describe what the intervals of a part resample, and why they may be unreliable."""
+        counted = [one for variant in self.runs if (one := self.counts(variant, part, "cer"))]
+        return list(dict.fromkeys(one.levels + (f" ({one.warning})" if one.warning else "") for one in counted))
 
     def shown(self, experiments: Sequence[str]) -> list[Variant]:
         """Return these experiments, run or not, then what else was run."""
@@ -164,7 +183,7 @@ def group_key(overrides: Sequence[str]) -> tuple[str, ...]:
         sorted(
             f"{key}={value}"
             for key, value in _values(overrides).items()
-            if key not in ("experiment", "augment", "sweep")
+            if key not in ("experiment", "augment", "sweep", "seed")
             and not within(key, EXECUTION_KEYS)
             and (key != "init_from" or value == "null")
             and (key, value) != ("scale", "full")
@@ -182,6 +201,10 @@ def differing_settings(first: StoredRun, second: StoredRun) -> list[str]:
     differing = differences(one, other, ignore=(*NOT_COMPARED, "experiment"))
     keys = [difference.partition(":")[0] for difference in differing]
     return [key for key in keys if key == "optimizer.lr" or not within(key, [group for group in keys if group != key])]
+
+
+def _references(scored: Sequence[Scored]) -> set[tuple[str, str]]:
+    return {(one.id, one.reference) for one in scored}
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:

@@ -51,9 +51,19 @@ def _page(markdown: str) -> str:
     titles = re.findall("<h2>(.*?)</h2>", body)
     for number, heading in enumerate(titles):
         body = body.replace(f"<h2>{heading}</h2>", f'<h2 id="section-{number}">{heading}</h2>', 1)
-    environment = Environment(loader=PackageLoader("asr.reporting"), autoescape=True, undefined=StrictUndefined)
-    sections = [Markup(heading) for heading in titles]
-    return environment.get_template("report.html.j2").render(sections=sections, body=Markup(body))
+    return render_page("report.html.j2", sections=[Markup(heading) for heading in titles], body=Markup(body))
+
+
+def render_page(template: str, **content: Any) -> str:
+    """Return a page of HTML from a template, in which every value that is no Markup is escaped."""
+    environment = Environment(
+        loader=PackageLoader("asr.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(content)
 
 
 def in_markdown(text: str) -> str:

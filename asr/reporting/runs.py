@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from asr.artifacts.error_table import parse_utterances
 from asr.errors import first_line
 from asr.metrics import Scored, score
 from asr.reporting.claims import Variant
-from asr.reporting.intervals import count_errors
+from asr.reporting.intervals import Errors, count_errors
 from asr.settings import flatten
 
 MAX_RUNS = 50_000  # which a server gives at most
@@ -58,9 +59,9 @@ class StoredRun:
         """Return the sum of each column of the history; nan if any epoch lacks it."""
         return self.history.sum(skipna=False)
 
-    def counts(self, part: str, measure: str) -> pd.DataFrame:
+    def counts(self, part: str, measure: str) -> Errors:
         """Return the errors on a test part; measure: as in count_errors."""
-        return count_errors(self.scored[part], measure)
+        return count_errors([self.scored[part]], measure)
 
 
 class LeftOut(NamedTuple):
@@ -126,12 +127,20 @@ class RunStore:
             raise UnreadableError(f"{self.last_read} is not what a training run writes: {first_line(error)}") from error
 
     def _scored(self, run_id: str, part: str) -> list[Scored]:
-        """Count the errors again from the texts. A resumed run may have logged its table twice: an id counts once."""
-        rows = pd.DataFrame(**json.loads(self.read_file(run_id, f"errors/{part}.json"))).astype(str)
-        if rows.empty:
+        """Count the errors again from the texts. A resumed run may have logged its table twice: an id counts once.
+
+        Runs of older versions have only the table, without speakers.
+        """
+        path = f"errors/{part}/utterances.jsonl"
+        if path in self.file_names(run_id, f"errors/{part}"):
+            scored = parse_utterances(self.read_file(run_id, path).decode())
+        else:
+            rows = pd.DataFrame(**json.loads(self.read_file(run_id, f"errors/{part}.json"))).astype(str)
+            rows = rows.drop_duplicates("id", keep="last")
+            scored = [score(*texts) for texts in zip(rows.id, rows.reference, rows.hypothesis, strict=True)]
+        if not scored:
             raise ValueError("no utterance")
-        rows = rows.drop_duplicates("id", keep="last").sort_values("id")
-        return [score(*texts) for texts in zip(rows.id, rows.reference, rows.hypothesis, strict=True)]
+        return scored
 
     def read_file(self, run_id: str, path: str) -> bytes:
         """Return an artifact's bytes; UnreadableError if it cannot be had."""

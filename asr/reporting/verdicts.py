@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from asr.reporting.claims import Claim, Claims, Pair, Rule, Sample
 from asr.reporting.groups import Group, differing_settings
-from asr.reporting.intervals import Interval, Resampling, are_paired, paired_difference, rate_of, resampled
+from asr.reporting.intervals import Interval, Resampling, are_paired, paired_difference, resampled
 
 FAILED_RATE = 0.9  # a CER from which a model counts as failed: it emits next to nothing
 
@@ -73,7 +73,7 @@ def judge(claims: Claims, group: Group, resampling: Resampling) -> dict[str, lis
 
 def _answer(claim: Claim, question: str, group: Group, resampling: Resampling) -> Answer:
     pairs = claim.questions[question]
-    counts = [[group.counts(sample, claim.measure) for sample in pair.samples] for pair in pairs]
+    counts = [[group.counts(sample.variant, sample.part, claim.measure) for sample in pair.samples] for pair in pairs]
     answer = Answer(question)
     if pairs[0].is_paired and not are_paired([one for both in counts for one in both if one is not None]):
         answer.problem = "the runs were not scored on the same utterances"
@@ -105,8 +105,8 @@ def _answer(claim: Claim, question: str, group: Group, resampling: Resampling) -
 
 
 def _failed(group: Group, sample: Sample) -> bool:
-    counts = group.counts(sample, "cer")
-    return counts is not None and rate_of(counts) >= FAILED_RATE
+    counts = group.counts(sample.variant, sample.part, "cer")
+    return counts is not None and counts.rate >= FAILED_RATE
 
 
 def _differing(group: Group, pair: Pair) -> list[str]:

@@ -44,6 +44,7 @@ def rows(text):
         ("train", ["model=ds2_tiny", "optimizer=adamw", "scheduler=constant"]),
         ("evaluate", []),
         ("lm", ["data=synthetic"]),
+        ("compare", []),
         ("prepare", ["librispeech"]),
         ("prepare", ["mini_librispeech"]),
         ("prepare", ["synthetic"]),

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from asr import cli, report
-from asr.artifacts.error_table import error_rows
+from asr.artifacts.error_table import error_rows, write_utterances
 from asr.artifacts.plots import render
 from asr.errors import InputError
 from asr.metrics import ErrorRates, score
@@ -62,7 +62,9 @@ def log_run(
     """Logs what a training run leaves, with the error rates of the two test parts; without: an artifact's name."""
     chosen = augment or CLAIMS.known[experiment].augment
     choices = {"model": "ds2_4gru", "augment": chosen, "experiment": experiment, "scale": "mini", "sweep": ""}
-    config = {"data": {"root": "outputs/corpora/synthetic"}, "seed": 1}
+    seed = 1 + ("seed=2" in overrides)
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    config = {"data": {"root": "outputs/corpora/synthetic"}, "seed": seed}
     own = [f"experiment={experiment}", *([f"augment={augment}"] if augment else []), *overrides]
     name = "+".join(own)
     tracked = log_to(uri, Description(name, choices, config))
@@ -97,6 +99,10 @@ def log_run(
                 tracked.log_text(text, file)
         for part, of_part in scored.items():
             tracked.log_table(error_rows(of_part), f"errors/{part}")
+            if experiment == "exp3":  # runs of older versions have no such file
+                with_speakers = [one._replace(speaker=one.id[-1]) for one in of_part]
+                written = write_utterances(with_speakers, folder / part)
+                tracked.log_text(written.read_text(), f"errors/{part}/utterances.jsonl")
     return tracked.run_id
 
 
@@ -219,29 +225,38 @@ def test_reports_are_logged_and_never_read(made) -> None:
     runs, left_out = store.read()
     assert len(runs) == 7
     assert {run.status for run in left_out} == {"KILLED", "FINISHED"}
+    speakers = {run.variant.experiment: run.counts("test-clean", "wer").speakers for run in runs}
+    assert speakers["exp1"] is None
+    assert sorted(set(speakers["exp3"])) == sorted("0123456789")
+    markdown = (made[1] / "report.md").read_text()
+    assert "Intervals resample 40 utterances alone, as their speakers are unknown" in markdown
+    assert "Intervals resample 10 speakers, then their utterances.\n" in markdown
     (logged,) = store.client.search_runs([store.experiment_id], "tags.kind = 'report'")
     files = {file.path for file in store.client.list_artifacts(logged.info.run_id)}
     assert {"index.html", "report.md", "pictures", "sounds"} <= files
 
 
 @pytest.mark.parametrize(
-    ("path", "content"),
+    ("path", "content", "affected"),
     [
-        ("plan.json", b"[1]"),
-        ("history.jsonl", b'{"epoch": 1'),
-        ("start/config.json", b"\xff"),
-        ("errors/test-clean.json", b'{"columns": ["id"], "data": [["a"]]}'),
+        ("plan.json", b"[1]", 7),
+        ("history.jsonl", b'{"epoch": 1', 7),
+        ("start/config.json", b"\xff", 7),
+        ("errors/test-clean.json", b'{"columns": ["id"], "data": [["a"]]}', 5),
+        ("errors/test-clean/utterances.jsonl", b'{"id": "a"}', 2),
     ],
 )
-def test_a_run_with_a_damaged_file_is_left_out_and_the_file_named(made, path: str, content: bytes) -> None:
+def test_a_run_with_a_damaged_file_is_left_out_and_the_file_named(
+    made, path: str, content: bytes, affected: int
+) -> None:
     class Damaged(RunStore):
         def read_file(self, run_id: str, wanted: str) -> bytes:
             read = super().read_file(run_id, wanted)
             return content if wanted == path else read
 
     runs, left_out = Damaged(made[0], "asr").read()
-    assert runs == []
-    assert sum(run.reason.startswith(f"{path} is not what a training run writes: ") for run in left_out) == 7
+    assert len(runs) == 7 - affected
+    assert sum(run.reason.startswith(f"{path} is not what a training run writes: ") for run in left_out) == affected
 
 
 def stored(experiment: str, augment: str, rates: tuple[float, float], overrides: Sequence[str] = COMMON) -> StoredRun:
@@ -434,6 +449,22 @@ def test_a_synthetic_corpus_is_known_by_its_generators_file(made_by_espeak: bool
     run = stored("exp1", "none", (0.4, 0.5))
     _, markdown = written(tmp_path, [replace(run, params=run.params | {"data.root": str(root)})])
     assert ("spoken by eSpeak NG" in markdown) == made_by_espeak
+
+
+def test_seeds_of_a_config_are_one_sample_and_other_settings_are_not(tmp_path: Path) -> None:
+    one = configured(stored("exp1", "none", (0.4, 0.5)))
+    seeds = [replace(one, params=one.params | {"seed": str(n)}) for n in (1, 2, 2)]
+    longer = replace(one, params=one.params | {"epochs": "7"})
+    better = configured(stored("exp2_other", "wave_spec_no_noise", (0.1, 0.2)))
+    runs = [*seeds, longer, better]
+    group = group_of(runs)
+    assert group.counts(Variant("exp1", "none"), "test-clean", "cer").errors.shape == (2, 40)
+    assert group.counts(Variant("exp2_other", "none"), "test-clean", "cer") is None
+    assert verdicts(group)["exp2 beats exp1"] == ["supported"]
+    _, markdown = written(tmp_path, runs)
+    assert "| exp1 (2 seeds) | " in markdown
+    assert "the newest of each seed is shown: exp1 (4)" in markdown
+    assert "Intervals resample 2 seeds, crossed with 40 utterances alone" in markdown
 
 
 def test_models_that_learned_nothing_decide_nothing() -> None:
