@@ -25,7 +25,7 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 
-from asr import cli, evaluate, prepare, report, search, sync, train
+from asr import cli, evaluate, export, prepare, report, search, sync, train
 from asr.config.naming import Job
 from asr.corpora.index import Index
 from asr.corpora.librispeech import find_utterances
@@ -57,6 +57,7 @@ SMALL = [  # a model and features that train in seconds
 COMMANDS = {
     "train": train.main,
     "evaluate": evaluate.main,
+    "export": export.main,
     "prepare": prepare.command,
     "report": report.main,
     "search": search.main,

@@ -43,6 +43,7 @@ def rows(text):
         ("train", ["model=ds2_4gru", "optimizer=sgd_momentum", "scheduler=cyclic", "data=mini"]),
         ("train", ["model=ds2_tiny", "optimizer=adamw", "scheduler=constant"]),
         ("evaluate", []),
+        ("export", []),
         ("prepare", ["librispeech"]),
         ("prepare", ["mini_librispeech"]),
         ("prepare", ["synthetic"]),
