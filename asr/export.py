@@ -14,6 +14,7 @@ from asr.cli import entry_point
 from asr.console import console
 from asr.errors import InputError
 from asr.settings import STRING, Rules, check, one_of
+from asr.training import checkpoint
 
 RULES: Rules = {
     "checkpoint": STRING,
@@ -36,7 +37,13 @@ def run(config: DictConfig) -> str:
     directory = Path(config.output_dir)
     if directory.exists():
         raise InputError(f"output_dir={directory}: it exists; give another, or remove this one first")
-    transcriber = asr.load(config.checkpoint)
+    path = Path(config.checkpoint)
+    if (model := checkpoint.load(path).config["model"].get("_target_")) != checkpoint.MODEL:
+        raise InputError(
+            f"checkpoint {path}: its model is {model}, a class of your own, and only DeepSpeech2 can be exported: a "
+            "file must not choose what code runs"
+        )
+    transcriber = asr.load(path)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     partial.mkdir(parents=True)
@@ -50,7 +57,7 @@ def run(config: DictConfig) -> str:
         else:
             from asr.transcription.export_mlflow import export_mlflow
 
-            export_mlflow(Path(config.checkpoint), partial)
+            export_mlflow(path, partial)
             done = f"{directory}: serve it by mlflow models serve -m {directory} --env-manager local"
         partial.rename(directory)
     finally:

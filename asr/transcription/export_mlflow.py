@@ -26,7 +26,8 @@ from asr.errors import InputError
 from asr.transcription.transcriber import load
 
 COLUMN, CHECKPOINT = "audio", "checkpoint"
-MOST_RECORDINGS, MOST_MEGABYTES, MOST_SECONDS = 32, 25, 600  # of a request; of a recording, as sent and decoded
+MOST_RECORDINGS = 32  # of a request
+MOST_MEGABYTES, MOST_SECONDS, MOST_SAMPLES = 25, 600, 60_000_000  # of a recording: as a file; as sound, all channels
 PACKAGES = (  # that transcription imports; our own is on no index, so the model has a copy
     *("mlflow", "torch", "torchaudio", "numpy", "scipy", "pandas", "pyarrow", "fsspec"),
     *("soundfile", "soxr", "audiomentations"),
@@ -36,7 +37,9 @@ WORD = Object(
 )
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, COLUMN)]),
-    outputs=Schema([ColSpec(DataType.string, "text"), ColSpec(DataType.double, "seconds"), ColSpec(Array(WORD), "words")]),
+    outputs=Schema(
+        [ColSpec(DataType.string, "text"), ColSpec(DataType.double, "seconds"), ColSpec(Array(WORD), "words")]
+    ),
 )
 
 
@@ -56,8 +59,9 @@ class ServedTranscriber(mlflow.pyfunc.PythonModel):
         try:
             if len(model_input) > MOST_RECORDINGS:
                 raise InputError(f"{len(model_input)} recordings: send at most {MOST_RECORDINGS} in a request")
-            recordings = [decode(encoded, row) for row, encoded in enumerate(model_input[COLUMN])]
-            transcripts = [self.transcriber.transcribe(samples, rate) for samples, rate in recordings]
+            transcripts = [
+                self.transcriber.transcribe(*decode(encoded, row)) for row, encoded in enumerate(model_input[COLUMN])
+            ]
         except InputError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
         return [
@@ -69,16 +73,19 @@ class ServedTranscriber(mlflow.pyfunc.PythonModel):
 def decode(encoded: str, row: int) -> tuple[np.ndarray, int]:
     """Return the samples (N, channels) and the rate of a recording; InputError names its row in the request."""
     if len(encoded) > MOST_MEGABYTES * 4e6 / 3:
-        raise InputError(f"{COLUMN} {row}: it is larger than {MOST_MEGABYTES} MB; send FLAC, or a part at a time")
+        raise InputError(f"{COLUMN} {row} is larger than {MOST_MEGABYTES} MB: send FLAC, or a part of it at a time")
     try:
         with soundfile.SoundFile(io.BytesIO(base64.b64decode(encoded, validate=True))) as file:
-            if file.frames > MOST_SECONDS * file.samplerate:
-                raise InputError(f"{COLUMN} {row}: it is longer than {MOST_SECONDS} s; send a part at a time")
+            if file.frames > MOST_SECONDS * file.samplerate or file.frames * file.channels > MOST_SAMPLES:
+                raise InputError(
+                    f"{COLUMN} {row} is longer than {MOST_SECONDS} s, or than {MOST_SAMPLES:,} samples in all "
+                    "channels: send a part of it at a time"
+                )
             return file.read(dtype="float32", always_2d=True), file.samplerate
     except binascii.Error as error:
-        raise InputError(f"{COLUMN} {row}: it is not base64 ({error}); send base64 of an audio file") from error
+        raise InputError(f"{COLUMN} {row} is not base64 ({error}): send the base64 of an audio file") from error
     except soundfile.SoundFileError as error:
-        raise InputError(f"{COLUMN} {row}: it is no audio file that can be read ({error})") from error
+        raise InputError(f"{COLUMN} {row} is no audio file that can be read: send WAV, FLAC, OGG or MP3") from error
 
 
 def export_mlflow(checkpoint: Path, directory: Path) -> None:
