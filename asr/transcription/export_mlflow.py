@@ -11,13 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
 import numpy as np
 import pandas
 import soundfile
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel, save_model
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Object, Property
 
@@ -43,7 +43,7 @@ SIGNATURE = ModelSignature(
 )
 
 
-class ServedTranscriber(mlflow.pyfunc.PythonModel):
+class ServedTranscriber(PythonModel):
     """Transcribe recordings that are sent as base64 of audio files."""
 
     def load_context(self, context: Any) -> None:
@@ -92,7 +92,7 @@ def export_mlflow(checkpoint: Path, directory: Path) -> None:
     """Write an MLflow model: the checkpoint, a copy of this package, a signature, an example and the requirements."""
     example = io.BytesIO()
     soundfile.write(example, np.zeros(1600), 16000, format="FLAC")
-    mlflow.pyfunc.save_model(
+    save_model(
         directory,
         python_model=__file__,
         artifacts={CHECKPOINT: str(checkpoint)},

@@ -38,6 +38,8 @@ class FourierTransform(nn.Module):
     The product is in float64: beside a loud tone, the rounding of a float32 sum shows in the quiet frequencies.
     """
 
+    waves: Tensor
+
     def __init__(self, spectrum: Spectrogram) -> None:
         super().__init__()
         self.n_fft, self.hop = spectrum.n_fft, spectrum.hop_length
@@ -137,7 +139,7 @@ def _traced(recognizer: Recognizer) -> bytes:
         torch.onnx.export(
             WaveformModel(recognizer),
             (torch.zeros(1, recognizer.features.sample_rate),),
-            output,
+            output,  # type: ignore[arg-type]  # which dynamo=False writes to
             input_names=["waveform"],
             output_names=["log_probs"],
             dynamic_axes={"waveform": {1: "samples"}, "log_probs": {1: "frames"}},
