@@ -5,6 +5,8 @@ python -m asr.train experiment=quickstart dry_run=true
 """
 
 import json
+import textwrap
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
@@ -36,6 +38,8 @@ from asr.training.monitor import TrainingMonitor
 from asr.training.signals import Interrupted
 from asr.training.state import TrainState
 
+NOTE_TAG = "mlflow.note.content"  # of a run: its description in MLflow
+DEV_METRICS = ("dev/loss", "dev/wer", "dev/cer")
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "decode", "experiment", "scale", "debug", "sweep")
 
 
@@ -78,6 +82,8 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
         stack.enter_context(world.explain_lost_ranks())  # here too, so that it is reported before the run is closed
         train(experiment, state, TrainingMonitor(experiment, state, directory, tracked))
         results = test(experiment, state, directory, tracked)
+        if tracked:
+            tracked.set_tag(NOTE_TAG, run_note(job.command, results))
     print_results(f"{job.name}: best.pt on the test parts", results)
     print_whereabouts(directory, config.tracking.uri)
     return results
@@ -164,11 +170,24 @@ def open_tracked(config: DictConfig, run: Experiment, job: Job, journal: Journal
             job.choices,
             run.config,
             job.overrides,
-            {"command": job.command, **parent_tags(), **tags},
+            {"command": job.command, NOTE_TAG: run_note(job.command, {}), **parent_tags(), **tags},
         ),
     )
     tracked.log_file(plan)
+    for role, parts in run.data.roles().items():
+        for part, selection in parts.items():
+            profile = {"num_rows": len(selection.kept), "hours": selection.hours}  # MLflow shows num_rows
+            tracked.log_dataset(part, role, selection.kept.digest(), selection.kept.root, profile)
     return tracked
+
+
+def run_note(command: str, results: Mapping[str, ErrorRates]) -> str:
+    """Return the description of a run in MLflow, in Markdown: the command and a table of the results, if any."""
+    rows = "".join(
+        f"| {part} | {rates.words.rate:.2%} | {rates.characters.rate:.2%} |\n" for part, rates in results.items()
+    )
+    table = f"\n| best.pt on | WER | CER |\n|---|---|---|\n{rows}" if rows else ""
+    return textwrap.indent(command, "    ") + "\n" + table
 
 
 def train(run: Experiment, state: TrainState, monitor: TrainingMonitor) -> None:
@@ -224,16 +243,18 @@ def write_results(
     """Write results.json, error tables and pages, and curves into the directory and MLflow."""
     from asr.artifacts.plots import learning_curves, save_picture
 
+    metrics = {f"{part}/{name}": v for part, one in evaluations.items() for name, v in one.as_metrics().items()}
+    tracked.log_metrics(metrics, step)
     for part, evaluation in evaluations.items():
         tracked.log_table(error_rows(evaluation.scored), f"errors/{part}")
         tracked.log_file(write_utterances(evaluation.scored, directory / "errors" / part))
-        tracked.log_metrics({f"{part}/{name}": v for name, v in evaluation.as_metrics().items()}, step)
     rates = {part: evaluation.rates.to_json() for part, evaluation in evaluations.items()}
     write_json(rates, directory / "results.json")
     curves = save_picture(learning_curves(state.history), directory / "learning_curves.png")
     for path in (directory / "results.json", directory / "history.jsonl", *curves):
         tracked.log_file(path)
     tracked.log_file(directory / checkpoint.BEST, "checkpoints")
+    tracked.log_model([*DEV_METRICS, *metrics], step)
     trained_on = {part: selection.kept for part, selection in run.data.train.items()}
     words = TrainingWords.of(trained_on, run.recognizer.alphabet)
     for part, evaluation in evaluations.items():

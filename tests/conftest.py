@@ -25,7 +25,7 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 
-from asr import cli, compare, evaluate, lm, prepare, report, search, sync, train
+from asr import cli, compare, evaluate, export, lm, prepare, report, search, sync, train
 from asr.config.naming import Job
 from asr.corpora.index import Index
 from asr.corpora.librispeech import find_utterances
@@ -59,6 +59,7 @@ COMMANDS = {
     "evaluate": evaluate.main,
     "lm": lm.main,
     "compare": compare.command,
+    "export": export.main,
     "prepare": prepare.command,
     "report": report.main,
     "search": search.main,

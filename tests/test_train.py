@@ -71,6 +71,24 @@ def test_a_run_learns_and_leaves_everything_behind(trained):
     assert [point.step for point in client.get_metric_history(logged.info.run_id, "dev/wer")] == [20, 40, 60, 80]
     steps = [point.step for point in client.get_metric_history(logged.info.run_id, "step/loss")]
     assert steps == list(range(10, 81, 10))
+    data = {(one.tags[0].value, one.dataset.name): one.dataset for one in logged.inputs.dataset_inputs}
+    assert {role for role, _ in data} == {"train", "dev", "test"}
+    profile = json.loads(data["train", "train-clean-100"].profile)
+    assert profile["num_rows"] == 24
+    assert 0 < profile["hours"] < 0.1
+    assert len({one.digest for one in data.values()}) == len(data)
+    (model,) = client.search_logged_models([logged.info.experiment_id], f"source_run_id = '{logged.info.run_id}'")
+    best = next(
+        record for record in history if record["step"] == checkpoint.load(directory / "best.pt").progress["step"]
+    )
+    values = {point.key: point.value for point in model.metrics}
+    assert values["dev/loss"] == best["dev_loss"]
+    assert values["dev/cer"] == best["dev_cer"]
+    assert values["test-other/wer"] == results["test-other"].words.rate
+    assert model.tags["checkpoint"] == "checkpoints/best.pt"
+    note = logged.data.tags["mlflow.note.content"]
+    assert note.startswith("    python -m asr.train\n\n| best.pt on | WER | CER |\n")
+    assert f"\n| test-clean | {results['test-clean'].words.rate:.2%} | " in note
     files = {file.path for folder in ("", "augmentation", "checkpoints", "errors", "errors/test-clean", "start")
              for file in client.list_artifacts(logged.info.run_id, folder)}  # fmt: skip
     assert {

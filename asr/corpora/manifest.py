@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,13 @@ class Utterances:
     @property
     def hours(self) -> float:
         return float(self.seconds.sum()) / 3600
+
+    def digest(self) -> str:
+        """Return a digest of the ids, texts, paths and lengths, in their order."""
+        digest = blake2b(digest_size=8)
+        for batch in self.table.select(["id", "text", "path", "num_samples", "sample_rate"]).to_batches():
+            digest.update(batch.serialize())
+        return digest.hexdigest()
 
     def resampled(self, sample_rate: int) -> int:
         """Return how many have another sample rate."""

@@ -1,5 +1,6 @@
 """Send a run's journal to MLflow and find experiments there: the only module that imports mlflow."""
 
+import json
 import logging
 import re
 import sqlite3
@@ -13,9 +14,10 @@ from urllib.request import url2pathname
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from requests import HTTPError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,6 +27,7 @@ from asr.tracking.journal import Journal
 log = logging.getLogger(__name__)
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # else each retry is a line on the console
 JOURNAL_TAG = "asr.journal"  # of a run: the id of its first start, by which it is found again
+MODEL_FILE = "checkpoints/best.pt"  # among the files of a run: the weights of its model
 ITEMS_A_CALL = {"params": 100, "metrics": 1000, "tags": 100}  # MLflow's limits
 METRIC_EVENTS_A_CALL = 200
 # HTTP statuses that the same request gets each time; not those of missing rights and broken servers, which may change.
@@ -39,7 +42,8 @@ class Sender:
     """Send a journal to one MLflow run, in the journal's order.
 
     Everything may be sent twice, so a kill at any moment is harmless: a run is found again by JOURNAL_TAG, SQL stores
-    drop a metric of the same key, time, step and value, and all else replaces itself.
+    drop a metric of the same key, time, step and value, and a dataset of the same name and digest, a run has one model,
+    and all else replaces itself.
 
     run_id: of a run at the address that the journal joins; None for one of its own
     """
@@ -93,11 +97,19 @@ class Sender:
                 case "file":
                     path = self.journal.directory / event["path"]
                     self._client.log_artifact(self.run_id, str(path), event["folder"] or None)
+                case "dataset":
+                    source, profile = json.dumps({"uri": event["root"]}), json.dumps(event["profile"])
+                    dataset = Dataset(event["name"], event["digest"], "local", source, profile=profile)
+                    role = InputTag(MLFLOW_DATASET_CONTEXT, event["role"])
+                    self._client.log_inputs(self.run_id, [DatasetInput(dataset, [role])])
+                case "model":
+                    self._link_model(event)
                 case "end":
                     self._client.set_terminated(self.run_id, event["status"], event["time"])
         except Exception as error:  # stores and servers raise what they like
             unusable = isinstance(error, FileNotFoundError | PermissionError | ImportError)  # the file or its store
-            if not (unusable or _http_status(error) in REFUSALS):
+            unknown = kind == "model" and _http_status(error) == 404  # to a server of MLflow 2
+            if not (unusable or unknown or _http_status(error) in REFUSALS):
                 raise
             self._require_run()  # if it was deleted, everything is refused
             if len(events) == 1:
@@ -119,6 +131,26 @@ class Sender:
             params=[Param(key, value) for key, value in event["params"].items()],
             tags=[RunTag(key, value) for key, value in event["tags"].items()],
         )
+
+    def _link_model(self, event: dict[str, Any]) -> None:
+        """Create the run's entry in MLflow's table of models, once, and link metrics that the run has to it."""
+        run = self._client.get_run(self.run_id)
+        found = self._client.search_logged_models([run.info.experiment_id], f"source_run_id = '{self.run_id}'")
+        model = next(iter(found), None) or self._client.create_logged_model(
+            run.info.experiment_id,
+            re.sub("""[/:.%"']""", "_", run.info.run_name),
+            source_run_id=self.run_id,
+            tags={"checkpoint": MODEL_FILE},
+            params=run.data.params,
+        )
+        of_run = (point for key in event["metrics"] for point in self._client.get_metric_history(self.run_id, key))
+        of_model = [
+            Metric(point.key, point.value, point.timestamp, point.step, model_id=model.model_id)
+            for point in of_run
+            if point.step == event["step"]
+        ]
+        self._log(metrics=of_model)  # the run has these points already, and a store drops them there
+        self._client.finalize_logged_model(model.model_id, "READY")
 
     def _log(self, **lists: Sequence[Any]) -> None:
         for kind, items in lists.items():

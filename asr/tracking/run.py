@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,6 +213,14 @@ class Run:
         if folder is None:
             folder = "" if relative.startswith("..") else os.path.dirname(relative)
         self._journal.append("file", path=relative, folder=folder)
+
+    def log_dataset(self, name: str, role: str, digest: str, root: str, profile: Mapping[str, float]) -> None:
+        """Log data that the run uses as `role` (train, dev, test); the same name and digest are the same data."""
+        self._journal.append("dataset", name=name, role=role, digest=digest, root=mask(root), profile=dict(profile))
+
+    def log_model(self, metrics: Iterable[str], step: int) -> None:
+        """Log that the weights of a step are the run's model, whose quality these metrics of that step tell."""
+        self._journal.append("model", metrics=[_valid(name) for name in metrics], step=step)
 
     def log_text(self, text: str, path: str) -> None:
         """Write a text to this path in the run's directory, and log the file."""

@@ -45,6 +45,7 @@ def rows(text):
         ("evaluate", []),
         ("lm", ["data=synthetic"]),
         ("compare", []),
+        ("export", []),
         ("prepare", ["librispeech"]),
         ("prepare", ["mini_librispeech"]),
         ("prepare", ["synthetic"]),

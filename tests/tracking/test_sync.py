@@ -28,6 +28,8 @@ def train_offline(directory: Path, uri: str, steps: range = STEPS) -> None:
     with open_run(directory, Destination(uri, "offline"), description) as run:
         for step in steps:
             run.log_metrics({"loss": 1 / (step + 1), "wer": 0.5}, step)
+        run.log_dataset("train-clean", "train", "0123abcd", "https://me:secret@host/corpus", {"hours": 1.5})
+        run.log_model(["wer", "loss"], steps[-1])
         run.log_text("hello", "notes/hello.txt")
         run.log_table([{"id": "a", "wer": 0.5}], "errors/dev")
         assert run.run_id is None
@@ -90,6 +92,15 @@ def test_runs_without_a_server_reach_it_later_and_once(
         files = {file.path for folder in ("start", "notes", "errors")
                  for file in client.list_artifacts(run.info.run_id, folder)}  # fmt: skip
         assert {"start/config.json", "start/packages.txt", "notes/hello.txt", "errors/dev.json"} <= files
+        (data,) = run.inputs.dataset_inputs
+        assert (data.dataset.name, data.dataset.digest) == ("train-clean", "0123abcd")
+        assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "train")]
+        assert json.loads(data.dataset.profile) == {"hours": 1.5}
+        assert json.loads(data.dataset.source) == {"uri": "https://me:***@host/corpus"}
+        (model,) = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+        assert (model.name, model.status, model.params) == (run.info.run_name, "READY", run.data.params)
+        linked = sorted((point.key, point.step, point.value) for point in model.metrics)
+        assert linked == [("loss", STEPS[-1], 1 / (STEPS[-1] + 1)), ("wer", STEPS[-1], 0.5)]
         entries = read(tmp_path / "runs" / run.info.run_name / "journal.jsonl")
         (end,) = [entry.event for entry in entries if entry.event["kind"] == "end"]
         assert run.info.end_time == end["time"], "when the training ended, not when it was sent"
