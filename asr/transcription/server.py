@@ -105,7 +105,9 @@ def make_app(transcriber: Transcriber, limits: Limits, title: str) -> FastAPI:
             finally:
                 turn.release()
         except TimeoutError as error:
-            reason = f"It was not your turn within {limits.max_wait_seconds:g} s: the server is busy, or the upload slow."
+            reason = (
+                f"It was not your turn within {limits.max_wait_seconds:g} s: the server is busy, or the upload slow."
+            )
             raise HTTPException(503, reason) from error
         except ClientDisconnect as error:
             raise HTTPException(400, "The upload was broken off.") from error
