@@ -39,9 +39,8 @@ def main(config: DictConfig) -> None:
         transcriber = replace(transcriber, decoder=build_decoder(config.decode, transcriber.recognizer.alphabet))
         limits = Limits(config.max_seconds, config.max_megabytes, config.max_waiting, config.max_wait_seconds)
         app = make_app(transcriber, limits, title=config.checkpoint)
-        console.print(
-            f"Open http://127.0.0.1:{listener.getsockname()[1]} in a browser; Ctrl-C ends it.", soft_wrap=True
-        )
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        console.print(f"Open {address} in a browser; Ctrl-C ends it.", soft_wrap=True)
         serve(app, listener)
 
 

@@ -51,7 +51,8 @@ def listen(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
         raise InputError(
-            f"port={port}: 127.0.0.1:{port} cannot be used ({os.strerror(error.errno or 0)}); give another, or port=0 for a free one"
+            f"port={port}: it cannot be used on 127.0.0.1 ({os.strerror(error.errno or 0)}); give another, or port=0 for "
+            "a free one"
         ) from error
 
 
@@ -106,7 +107,7 @@ def make_app(transcriber: Transcriber, limits: Limits, title: str) -> FastAPI:
                 turn.release()
         except TimeoutError as error:
             reason = (
-                f"It was not your turn within {limits.max_wait_seconds:g} s: the server is busy, or the upload slow."
+                f"It was not your turn within {limits.max_wait_seconds:g} s: the server is busy or the upload slow."
             )
             raise HTTPException(503, reason) from error
         except ClientDisconnect as error:
@@ -147,7 +148,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 def transcribe_bytes(transcriber: Transcriber, content: bytes, max_seconds: float) -> dict[str, Any]:
-    """Return the transcript of an audio file and its spectrogram, ready for JSON; HTTPException if it cannot be used."""
+    """Return the transcript and the spectrogram of an audio file, for JSON; HTTPException if it cannot be used."""
     features = transcriber.recognizer.features
     samples, rate = read_audio(content, max_seconds)
     if rate != features.sample_rate:

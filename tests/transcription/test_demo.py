@@ -220,7 +220,7 @@ posted.at(-1).arrayBuffer().then(b => btoa(Array.from(new Uint8Array(b), c => St
 """
 SHOWN = """({
   words: [...document.querySelectorAll(".word")].map(
-    w => [w.firstChild.data, ...w.querySelector("small").textContent.split("–").map(Number)]),
+    w => [w.firstChild.data, ...w.querySelector("small").textContent.split("\\u2013").map(Number)]),
   bars: [...document.querySelectorAll(".bar")].map(b => b.textContent),
   hypotheses: [...document.querySelectorAll("#hypotheses li")].map(h => h.firstChild.data),
   status: document.getElementById("status").textContent,
@@ -342,13 +342,8 @@ def visit(chromium, port, width, script):
                 for domain in ("Runtime", "Log", "Page"):
                     await tab.send(f"{domain}.enable")
                 await tab.send("Page.addScriptToEvaluateOnNewDocument", source=KEEP_WHAT_IS_POSTED)
-                await tab.send(
-                    "Emulation.setDeviceMetricsOverride",
-                    width=width,
-                    height=900,
-                    deviceScaleFactor=1,
-                    mobile=width < 500,
-                )
+                size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+                await tab.send("Emulation.setDeviceMetricsOverride", **size)
                 await tab.send("Page.navigate", url=f"http://127.0.0.1:{port}/")
                 while await tab.run("document.readyState") != "complete" or not await tab.run("!!window.posted"):
                     await asyncio.sleep(0.02)
@@ -407,7 +402,7 @@ def test_a_file_is_dropped_and_the_word_under_the_playhead_is_marked(chromium, p
         assert shown["status"].startswith(name)
         word = transcript.words[-1]
         await tab.run(f"seek({(word.start + word.end) / 2}, false)")
-        assert (await tab.until(lambda shown: shown["now"]))["now"] == [word.text]
+        await tab.until(lambda shown: shown["now"] == [word.text])
         await tab.run("document.querySelector('.word').click()")  # plays from there
         await tab.until(lambda shown: shown["now"] == [transcript.words[0].text])
 
