@@ -51,8 +51,8 @@ def listen(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
         raise InputError(
-            f"port={port}: it cannot be used on 127.0.0.1 ({os.strerror(error.errno or 0)}); give another, or port=0 for "
-            "a free one"
+            f"port={port}: it cannot be used on 127.0.0.1 ({os.strerror(error.errno or 0)}); give another, or "
+            "port=0 for a free one"
         ) from error
 
 

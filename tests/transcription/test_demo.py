@@ -400,11 +400,11 @@ def test_a_file_is_dropped_and_the_word_under_the_playhead_is_marked(chromium, p
         shown = await tab.until(lambda shown: shown["idle"] and shown["words"])
         assert shown["words"] == as_shown(transcript)
         assert shown["status"].startswith(name)
-        word = transcript.words[-1]
-        await tab.run(f"seek({(word.start + word.end) / 2}, false)")
-        await tab.until(lambda shown: shown["now"] == [word.text])
-        await tab.run("document.querySelector('.word').click()")  # plays from there
-        await tab.until(lambda shown: shown["now"] == [transcript.words[0].text])
+        first, *_, last = transcript.words
+        await tab.run("[...document.querySelectorAll('.word')].at(-1).click()")  # plays from there to the end
+        await tab.until(lambda shown: shown["now"] == [last.text])
+        await tab.run(f"audio.pause(); seek({(first.start + first.end) / 2}, false)")
+        await tab.until(lambda shown: shown["now"] == [first.text])
 
     visit(chromium, port, 1400, script)
 
