@@ -138,12 +138,14 @@ def page_headers(html: str) -> dict[str, str]:
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """Return the bytes of an upload; HTTPException if they are too many, whatever its Content-Length says."""
+    """Return the bytes of an upload; HTTPException if there are none, or too many whatever its Content-Length says."""
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
         if len(content) > limits.max_megabytes * 1e6:
             raise HTTPException(413, f"The file is larger than {limits.max_megabytes:g} MB (max_megabytes).")
+    if not content:
+        raise HTTPException(400, "The file is empty.")
     return bytes(content)
 
 
@@ -173,8 +175,6 @@ def transcribe_bytes(transcriber: Transcriber, content: bytes, max_seconds: floa
 
 def read_audio(content: bytes, max_seconds: float) -> tuple[np.ndarray, int]:
     """Return the samples (N,) of an audio file, mixed down, and their rate; HTTPException if it cannot be used."""
-    if not content:
-        raise HTTPException(400, "The file is empty.")
     try:
         with soundfile.SoundFile(BytesIO(content)) as audio:
             rate = audio.samplerate

@@ -347,7 +347,7 @@ def visit(chromium, port, width, script):
                 await tab.send("Page.navigate", url=f"http://127.0.0.1:{port}/")
                 while await tab.run("document.readyState") != "complete" or not await tab.run("!!window.posted"):
                     await asyncio.sleep(0.02)
-                await tab.until(lambda shown: shown["about"])
+                await tab.until(lambda shown: shown["idle"])
                 await script(tab)
                 assert tab.problems == []
 
