@@ -1,6 +1,7 @@
 """Print the plan, the progress and the results of a run."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,12 @@ def print_whereabouts(directory: Path, tracking_uri: str | None) -> None:
     if tracking_uri:
         ui = f"open {tracking_uri}" if tracking_uri.startswith("http") else f"{UI} {tracking_uri}"
         console.print(f"Compare runs: {ui}", soft_wrap=True)
+
+
+def print_demo(checkpoint: Path) -> None:
+    """Print the command that transcribes one's own voice with a checkpoint."""
+    setting = shlex.quote(f"checkpoint={os.path.relpath(checkpoint)}")
+    console.print(f"Try it on your own voice: .venv/bin/python -m asr.demo {setting}", soft_wrap=True)
 
 
 def progress_bar() -> Progress:

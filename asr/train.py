@@ -20,7 +20,7 @@ from asr.artifacts.error_table import error_rows, write_utterances
 from asr.cli import entry_point
 from asr.config.build import build_experiment
 from asr.config.naming import NOT_COMPARED, Job, current_job
-from asr.console import console, print_plan, print_results, print_whereabouts
+from asr.console import console, print_demo, print_plan, print_results, print_whereabouts
 from asr.errors import DivergedError, InputError
 from asr.files import write_json
 from asr.metrics import ErrorRates
@@ -34,7 +34,7 @@ from asr.training.distributed import init_distributed
 from asr.training.evaluation import Evaluation, score_parts
 from asr.training.experiment import Experiment
 from asr.training.loop import fit
-from asr.training.monitor import TrainingMonitor
+from asr.training.monitor import TrainingMonitor, example_lines
 from asr.training.signals import Interrupted
 from asr.training.state import TrainState
 
@@ -81,11 +81,17 @@ def run(config: DictConfig, job: Job) -> dict[str, ErrorRates]:
                 tracked = stack.enter_context(open_tracked(config, experiment, job, journal))
         stack.enter_context(world.explain_lost_ranks())  # here too, so that it is reported before the run is closed
         train(experiment, state, TrainingMonitor(experiment, state, directory, tracked))
-        results = test(experiment, state, directory, tracked)
+        evaluations = test(experiment, state, directory, tracked)
+        results = {part: evaluation.rates for part, evaluation in evaluations.items()}
         if tracked:
             tracked.set_tag(NOTE_TAG, run_note(job.command, results))
     print_results(f"{job.name}: best.pt on the test parts", results)
+    for part, evaluation in evaluations.items():
+        console.print(f"Three utterances of {part}, reference -> transcript:", soft_wrap=True)
+        for line in example_lines(evaluation.examples(), console.width):
+            console.print(line, soft_wrap=True)
     print_whereabouts(directory, config.tracking.uri)
+    print_demo(directory / checkpoint.BEST)
     return results
 
 
@@ -151,6 +157,7 @@ def show_finished(config: DictConfig, directory: Path, name: str) -> dict[str, E
     results = {part: ErrorRates.from_json(rates) for part, rates in stored.items()}
     print_results(f"{name}: finished before (fresh=true trains it again)", results)
     print_whereabouts(directory, config.tracking.uri)
+    print_demo(directory / checkpoint.BEST)
     return results
 
 
@@ -216,7 +223,7 @@ def log_augmentation(run: Experiment, directory: Path, tracked: Run) -> None:
             tracked.log_file(path, "augmentation")
 
 
-def test(run: Experiment, state: TrainState, directory: Path, tracked: Run | None) -> dict[str, ErrorRates]:
+def test(run: Experiment, state: TrainState, directory: Path, tracked: Run | None) -> dict[str, Evaluation]:
     """Score best.pt on every test part, once, and write what people look at."""
     with run.compute.world.errors_shared():
         step = take_best(state, directory / checkpoint.BEST, run.config["monitor"])
@@ -225,7 +232,7 @@ def test(run: Experiment, state: TrainState, directory: Path, tracked: Run | Non
     evaluations = score_parts(run.recognizer, run.compute, run.decoder, parts, *settings)
     if tracked:
         write_results(run, evaluations, state, step, directory, tracked)
-    return {part: evaluation.rates for part, evaluation in evaluations.items()}
+    return evaluations
 
 
 def take_best(state: TrainState, best: Path, monitor: str) -> int:

@@ -25,7 +25,7 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 
-from asr import cli, compare, evaluate, export, lm, prepare, report, search, sync, train
+from asr import cli, compare, demo, evaluate, export, lm, prepare, report, search, sync, train
 from asr.config.naming import Job
 from asr.corpora.index import Index
 from asr.corpora.librispeech import find_utterances
@@ -64,6 +64,7 @@ COMMANDS = {
     "report": report.main,
     "search": search.main,
     "sync": sync.main,
+    "demo": demo.main,
 }
 CHOICES = {
     "model": "ds2_tiny",

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from asr import evaluate
 from asr.config.build import build_experiment
+from asr.console import console
 from asr.errors import InputError
 from asr.tracking.journal import Journal
 from asr.train import run
@@ -28,6 +29,7 @@ class Trained:
     folder: Path
     settings: tuple[str, ...]
     results: dict
+    printed: str
 
     @property
     def directory(self):
@@ -38,7 +40,9 @@ class Trained:
 def trained(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     settings = ("epochs=4", "steps_per_epoch=20", "seed=3")
-    return Trained(folder, settings, run(compose_small(corpus, folder, *settings), job()))
+    with console.capture() as printed:
+        results = run(compose_small(corpus, folder, *settings), job())
+    return Trained(folder, settings, results, printed.get())
 
 
 def logged_runs(folder):
@@ -104,6 +108,19 @@ def test_a_run_learns_and_leaves_everything_behind(trained):
         "start/config.json",
         "start/packages.txt",
     } <= files
+
+
+def test_a_run_ends_with_utterances_that_it_has_not_heard_and_the_way_to_try_it(trained):
+    end = trained.printed.partition("best.pt on the test parts")[2]
+    for part in trained.results:
+        lines = end.partition(f"Three utterances of {part}, reference -> transcript:\n")[2].splitlines()[:3]
+        assert len(lines) == 3
+        rows = (trained.directory / "errors" / f"{part}.tsv").read_text().splitlines()
+        pairs = {tuple(row.split("\t")[-2:]) for row in rows[1:]}
+        assert {tuple(text.strip() for text in line.split("->")) for line in lines} <= {
+            (reference.strip(), hypothesis.strip() or "(nothing)") for reference, hypothesis in pairs
+        }
+    assert re.search(r"python -m asr\.demo '?checkpoint=\S+/run/best\.pt'?$", end.strip())
 
 
 def test_a_run_shows_each_of_its_augmentations(config, tmp_path):

@@ -54,6 +54,7 @@ def rows(text):
         ("search", ["search=lr_range"]),
         ("report", []),
         ("sync", []),
+        ("demo", []),
     ],
 )
 def test_every_setting_is_described(help_of, name, arguments):
@@ -75,6 +76,7 @@ def test_every_setting_is_described(help_of, name, arguments):
         ("search", [*TRAIN_GROUPS, "search"]),
         ("evaluate", ["data", "model", "decode"]),
         ("lm", ["data"]),
+        ("demo", ["decode"]),
         ("prepare", ["corpus"]),
     ],
 )
