@@ -1,18 +1,21 @@
 """What several tests need: a corpus in which every letter is a tone (small, learnable), and servers on loopback."""
 
+import atexit
 import math
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
@@ -119,12 +122,39 @@ def corpus(tmp_path_factory):
 
 
 def compose_small(corpus, folder, *overrides, name="train", small=True):
-    """The config of a small run on the corpus; all that it writes lies in folder."""
+    """The config of a small run on the corpus, without MLflow; all that it writes lies in folder."""
     common = [f"data.root={corpus}", f"output_dir={folder / 'run'}"]
     if name == "train":
-        common.append(f"tracking.uri=sqlite:///{folder / 'mlflow.db'}")
+        common.append("tracking.uri=null")
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         return compose(name, overrides=[*common, *(SMALL if small else []), *overrides])
+
+
+@cache
+def empty_database():
+    """A database of MLflow's without a run, to be copied: making one takes a second of migrations."""
+    from asr.tracking import mlflow
+
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    mlflow.connect(f"sqlite:///{folder / 'empty.db'}")
+    return folder / "empty.db"
+
+
+def in_mlflow(folder):
+    """The setting by which a run is tracked in folder/mlflow.db, which is made if it is not there."""
+    database = folder / "mlflow.db"
+    if not database.exists():
+        shutil.copy(empty_database(), database)
+    return f"tracking.uri=sqlite:///{database}"
+
+
+@contextmanager
+def no_pictures():
+    """Inside, a run does not draw its augmentation: that takes most of the time of a short one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "write_augmentation", lambda *_: [])
+        yield
 
 
 def timeless(record):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import CHOICES, compose_small, index_part, job, write_part
+from conftest import CHOICES, compose_small, in_mlflow, index_part, job, write_part
 from mlflow import MlflowClient
 
 from asr import evaluate
@@ -36,7 +36,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    settings = ("epochs=4", "steps_per_epoch=20", "seed=3")
+    settings = (in_mlflow(folder), "epochs=4", "steps_per_epoch=20", "seed=3")
     return Trained(folder, settings, run(compose_small(corpus, folder, *settings), job()))
 
 

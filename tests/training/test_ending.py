@@ -9,7 +9,7 @@ import time
 from contextlib import closing
 
 import pytest
-from conftest import compose_small, exit_code, forked, logged_points
+from conftest import compose_small, exit_code, forked, in_mlflow, logged_points
 
 from asr import train
 from asr.config.naming import Job
@@ -20,7 +20,7 @@ SHORT = ("epochs=1", "steps_per_epoch=2", "tracking.log_every=1")
 
 
 def train_in(folder, corpus, name, *overrides):
-    config = compose_small(corpus, folder, *SHORT, f"output_dir={folder / name}", *overrides)
+    config = compose_small(corpus, folder, *SHORT, f"output_dir={folder / name}", in_mlflow(folder), *overrides)
     return train.run(config, Job(name, {}, [], "python -m asr.train ..."))
 
 

@@ -31,7 +31,7 @@ EVERY_STEP = "checkpoint.every_minutes=1e-9"
 
 def train_in(folder, corpus, name, *overrides):
     """A run in folder/name, which logs to the database of all these runs."""
-    config = compose_small(corpus, folder, *TRAINED, f"output_dir={folder / name}", *overrides)
+    config = compose_small(corpus, folder, *TRAINED, f"output_dir={folder / name}", in_mlflow(folder), *overrides)
     return train.run(config, Job(name, {}, [], "python -m asr.train ..."))
 
 
@@ -118,7 +118,7 @@ def test_a_signal_finishes_the_batch_saves_and_ends_the_process(folder, corpus, 
         return real(*arguments, **settings)
 
     def command():
-        config = compose_small(corpus, folder, *TRAINED, f"output_dir={folder / name}")
+        config = compose_small(corpus, folder, *TRAINED, f"output_dir={folder / name}", in_mlflow(folder))
         monkeypatch.setattr(sys, "argv", ["asr.train"])
         monkeypatch.setattr(
             cli.Task, "__call__", lambda *_: train.run(config, Job(name, {}, [], "python -m asr.train"))
