@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas
 import pytest
-from conftest import ROOT, MlflowServer, logged_points, wait_for
+from conftest import ROOT, MlflowServer, exit_code, forked, logged_points, wait_for
 
 from asr.errors import InputError
 from asr.tracking.journal import read
@@ -68,25 +69,20 @@ def test_mlflow_is_imported_when_a_run_opens_and_not_before() -> None:
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
 
 
-def test_processes_that_start_at_once_on_a_fresh_database(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from asr.tracking.run import Description, Destination, open_run\n"
-        "sweep = Destination('sqlite:///new/mlflow.db', 'sweep')\n"
-        "with open_run(Path(sys.argv[1]), sweep, Description(sys.argv[1])) as run:\n"
-        "    for step in range(50): run.log_metrics({'loss': step + 0.5}, step)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program, f"run{number}"], cwd=tmp_path, env=environment, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for number in range(4)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, outputs
-    assert outputs == [""] * 4, "mlflow and alembic say nothing on the console"
-
+def test_processes_that_start_at_once_on_a_fresh_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     from mlflow import MlflowClient
 
+    def log(name: str) -> None:
+        with open_run(Path(name), Destination("sqlite:///new/mlflow.db", "sweep"), Description(name)) as run:
+            for step in range(50):
+                run.log_metrics({"loss": step + 0.5}, step)
+
+    monkeypatch.chdir(tmp_path)
+    children = [forked(partial(log, f"run{number}")) for number in range(4)]
+    assert [exit_code(child) for child in children] == [0] * 4
+    assert capfd.readouterr() == ("", ""), "mlflow and alembic say nothing on the console"
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("sweep").experiment_id])
@@ -377,7 +373,7 @@ def test_a_run_starts_and_ends_without_its_server(tmp_path: Path, caplog: pytest
     begin = time.monotonic()
     with start(away, directory=tmp_path, seconds=0.05) as run:
         run.log_metrics({"loss": 1.0}, 1)
-        wait_for(lambda: "system/cpu_utilization_percentage" in run._journal.last_steps)
+        wait_for(lambda: "system/cpu_utilization_percentage" in (tmp_path / "journal.jsonl").read_text())
         assert run.run_id is None
     assert time.monotonic() - begin < 20
     warning, end = [record.message for record in caplog.records if record.name.startswith("asr.")]
