@@ -141,12 +141,17 @@ def empty_database():
     return folder / "empty.db"
 
 
-def in_mlflow(folder):
-    """The setting by which a run is tracked in folder/mlflow.db, which is made if it is not there."""
+def mlflow_store(folder):
+    """The address of folder/mlflow.db, which is made if it is not there."""
     database = folder / "mlflow.db"
     if not database.exists():
         shutil.copy(empty_database(), database)
-    return f"tracking.uri=sqlite:///{database}"
+    return f"sqlite:///{database}"
+
+
+def in_mlflow(folder):
+    """The setting by which a run is tracked in folder/mlflow.db."""
+    return f"tracking.uri={mlflow_store(folder)}"
 
 
 @contextmanager
@@ -310,6 +315,8 @@ class MlflowServer:
         """Returns when it answers; does nothing where it runs already."""
         if self.process:
             return
+        if not self.database.exists():
+            shutil.copy(empty_database(), self.database)
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.database}",
                    "--artifacts-destination", str(self.folder / "files"), "--host", "127.0.0.1",
                    "--port", str(self.port), "--workers", "1"]  # fmt: skip

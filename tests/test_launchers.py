@@ -2,15 +2,15 @@
 
 import os
 import signal
-import subprocess
 import sys
 
 import psutil
 import pytest
-from conftest import SMALL, wait_for
+from conftest import SMALL, exit_code, forked, in_mlflow, wait_for
 from mlflow import MlflowClient
 
 from asr import train
+from asr.tracking.journal import read
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
@@ -33,24 +33,27 @@ def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_runs_side_by_side_save_and_end_with_their_sweep(number, code, corpus, tmp_path):
+def test_runs_side_by_side_save_and_end_with_their_sweep(number, code, corpus, tmp_path, monkeypatch, capfd):
     """Two trainings run and one waits; the sweep is told to stop, or killed, and no process of it is left."""
-    overrides = [f"data.root={corpus}", *SMALL, "epochs=1000", "steps_per_epoch=2", "launcher=joblib"]
-    command = [sys.executable, "-m", "asr.train", "-m", "seed=1,2,3", *overrides]
-    sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    runs = tmp_path / "outputs" / "runs"
+    monkeypatch.chdir(tmp_path)
+    tracking = in_mlflow(tmp_path) if number == signal.SIGTERM else "tracking.uri=null"
+    overrides = [f"data.root={corpus}", *SMALL, "epochs=1000", "steps_per_epoch=2", "launcher=joblib", tracking]
+    monkeypatch.setattr(sys, "argv", ["asr.train", "-m", "seed=1,2,3", *overrides])
+    sweep, runs = forked(train.main), tmp_path / "outputs" / "runs"
     wait_for(lambda: len(list(runs.glob("*/last.pt"))) == 2, "both save an epoch", 240)
-    processes = psutil.Process(sweep.pid).children(recursive=True)
-    os.kill(sweep.pid, number)
-    output, _ = sweep.communicate(timeout=120)
-    assert sweep.returncode == code
+    processes = psutil.Process(sweep).children(recursive=True)
+    os.kill(sweep, number)
+    assert exit_code(sweep) == code
     assert not psutil.wait_procs(processes, timeout=60)[1]
-    assert output.count("Stopped by SIGTERM after step") == 2
+    assert capfd.readouterr().out.count("Stopped by SIGTERM after step") == 2
     assert len(list(runs.iterdir())) == 2, "the third never begins"
-    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("asr").experiment_id])
-    states = {run.data.params.get("seed", "sweep"): run.info.status for run in found}
-    assert states == {"1": "KILLED", "2": "KILLED", "sweep": "RUNNING" if number == signal.SIGKILL else "KILLED"}
+    events = [entry.event for path in runs.glob("*/journal.jsonl") for entry in read(path)]
+    assert [event["status"] for event in events if event["kind"] == "end"] == ["KILLED", "KILLED"]
+    if number == signal.SIGTERM:
+        client = MlflowClient(tracking.partition("=")[2])
+        found = client.search_runs([client.get_experiment_by_name("asr").experiment_id])
+        states = {run.data.params.get("seed", "sweep"): run.info.status for run in found}
+        assert states == {"1": "KILLED", "2": "KILLED", "sweep": "KILLED"}
 
 
 def test_slurm_jobs_are_submitted_as_the_file_says(monkeypatch):

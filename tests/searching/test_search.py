@@ -14,7 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import SMALL, exit_code, forked
+from conftest import SMALL, exit_code, forked, in_mlflow
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from mlflow import MlflowClient
@@ -40,7 +40,7 @@ def composed(corpus, folder, *overrides):
     """
     typed = [f"data.root={corpus}", *QUICK, *overrides]
     own = [f"output_dir={folder / 'tried'}", f"study.storage=sqlite:///{folder / 'studies.db'}",
-           f"tracking.uri=sqlite:///{folder.parent / 'mlflow.db'}", f"tracking.experiment={folder.name}"]  # fmt: skip
+           in_mlflow(folder.parent), f"tracking.experiment={folder.name}"]  # fmt: skip
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         config = compose("search", overrides=[*own, *STUDY, *typed])
     return config, Job("tried", {"model": "ds2_tiny", "search": "lr"}, typed, "python -m asr.search ...")
