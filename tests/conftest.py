@@ -29,6 +29,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from asr import cli, evaluate, prepare, report, search, sync, train
+from asr.artifacts import plots
 from asr.config.naming import Job
 from asr.corpora.index import Index
 from asr.corpora.librispeech import find_utterances
@@ -57,6 +58,8 @@ SMALL = [  # a model and features that train in seconds
 ]
 
 
+# They begin first, so that no process is left with one of them at the end.
+SLOW = ("test_launchers", "test_resume", "test_distributed", "test_search", "test_ending", "test_tracking", "test_cli")
 COMMANDS = {
     "train": train.main,
     "evaluate": evaluate.main,
@@ -73,6 +76,14 @@ CHOICES = {
     "scheduler": "one_cycle",
     "experiment": "",
 }
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # xdist would begin with the files of many tests, which are fast
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in SLOW)
 
 
 def tones(text, rng):
@@ -156,9 +167,10 @@ def in_mlflow(folder):
 
 @contextmanager
 def no_pictures():
-    """Inside, a run does not draw its augmentation: that takes most of the time of a short one."""
+    """Inside, a run draws neither its augmentation nor its curves: that takes most of the time of a short one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "write_augmentation", lambda *_: [])
+        patch.setattr(plots, "save_picture", lambda *_: [])
         yield
 
 
