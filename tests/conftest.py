@@ -155,6 +155,7 @@ def empty_database():
 def mlflow_store(folder):
     """The address of folder/mlflow.db, which is made if it is not there."""
     database = folder / "mlflow.db"
+    folder.mkdir(exist_ok=True)
     if not database.exists():
         shutil.copy(empty_database(), database)
     return f"sqlite:///{database}"

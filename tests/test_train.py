@@ -165,8 +165,9 @@ def test_any_part_can_be_scored(trained, config, corpus, tmp_path):
 
 
 def test_dry_run_writes_nothing(config, tmp_path, capsys):
-    assert run(config("dry_run=true", "data.max_seconds=0.9"), job()) == {}
+    assert run(config("dry_run=true", "data.max_seconds=0.9", "epochs=1", "steps_per_epoch=1"), job()) == {}
     plan = capsys.readouterr().out
+    assert "1 epoch of 1 step: 1 step of 8 random utterances" in plan
     assert "too long (>= 0.9 s)" in plan
     assert "parameters" in plan
     assert list(tmp_path.iterdir()) == []
@@ -210,6 +211,7 @@ def test_bf16_trains_with_a_finite_loss(config, tmp_path):
         ("device=cuda:7", "device=cuda:7.*cpu"),
         ("precision=fp8", "float32, bf16"),
         ("data.root=/nowhere", "/nowhere"),
+        ("data.root=null", "data.root=null: it must be the folder of the corpus; give data.root=FOLDER"),
         ("data.train=[train-clean-7]", "train-clean-7.*prepare"),
         ("data.max_seconds=0.1", "no utterance is left.*too long"),
         ("data.test=[dev-clean]", "dev-clean.*one role"),

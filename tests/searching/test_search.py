@@ -449,6 +449,7 @@ def test_draws_do_not_depend_on_when_a_study_was_stopped():
         (["tracking.uri=http://127.0.0.1:9"], "tracking.uri=http://127.0.0.1:9 does not answer"),
         (["tracking.uri=null"], "tracking.uri=null: a study compares its trials in MLflow; give the address of one"),
         (["study.name=a/b"], "study.name=a/b"),
+        (["data.root=/nowhere"], "^(?!.*edge of the space).*/nowhere"),
         (["fresh=true"], "start another by study.name"),
         (["search=lr_range", "search.smoothing=1"], "search.smoothing=1"),
         (["search=lr_range", "+search.space.model.dropout={low: 0, high: 1}"], "needs optimizer.lr.*alone"),
