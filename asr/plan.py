@@ -36,6 +36,11 @@ def plan_record(config: DictConfig, run: Experiment, job: Job) -> dict[str, Any]
     }
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 step" or "1,000 steps"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def plan_facts(config: DictConfig, run: Experiment, directory: Path) -> dict[str, str]:
     """Return what the run is about to do, by name."""
     batch, steps = config.batch, run.steps_per_epoch
@@ -47,7 +52,8 @@ def plan_facts(config: DictConfig, run: Experiment, directory: Path) -> dict[str
     facts = {
         "train on": f"{sum(len(s.kept) for s in train):,} utterances, {sum(s.hours for s in train):.2f} hours",
         "model": f"{count_parameters(run.recognizer.model):,} parameters",
-        "training": f"{config.epochs} epochs of {steps:,} steps: {run.total_steps:,} steps of {of_what}",
+        "training": f"{counted(config.epochs, 'epoch')} of {counted(steps, 'step')}: "
+        f"{counted(run.total_steps, 'step')} of {of_what}",
         "device": run.compute.describe(),
         "results": os.path.relpath(directory),
         "tracking": f"{config.tracking.uri or 'journal.jsonl alone'}, experiment {config.tracking.experiment}",

@@ -158,7 +158,7 @@ def _print_summaries(config: DictConfig, manifests: Path, summaries: list[PartSu
             notes.append(f"{part} is not there")
     if any(one.rejected for one in summaries):
         notes.append(f"Rejected utterances, with the reasons: {manifests}/PART.rejected.jsonl")
-    print_table(f"{config.root}, manifests in {manifests}", rows)
+    print_table(f"{config.get('to', config.root)}, manifests in {manifests}", rows)
     for note in notes:
         console.print(note, soft_wrap=True)
 

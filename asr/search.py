@@ -129,6 +129,7 @@ def print_study_plan(search: Search, study: optuna.Study | None) -> None:
         try:
             run = build_experiment(training)
         except InputError as error:
+            build_experiment(training_config(config))  # raises what is wrong wherever a trial is in the space
             tried = ", ".join(f"{key}={show_setting(value)}" for key, value in trial_settings(training, space).items())
             raise InputError(f"a trial at an edge of the space ({tried}) is invalid: {error}") from error
     trial = plan_facts(training, run, Path(config.output_dir))

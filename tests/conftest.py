@@ -1,18 +1,21 @@
 """What several tests need: a corpus in which every letter is a tone (small, learnable), and servers on loopback."""
 
+import atexit
 import math
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
@@ -26,6 +29,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from asr import cli, compare, demo, evaluate, export, lm, prepare, report, search, sync, train
+from asr.artifacts import plots
 from asr.config.naming import Job
 from asr.corpora.index import Index
 from asr.corpora.librispeech import find_utterances
@@ -54,6 +58,8 @@ SMALL = [  # a model and features that train in seconds
 ]
 
 
+# They begin first, so that no process is left with one of them at the end.
+SLOW = ("test_launchers", "test_resume", "test_distributed", "test_search", "test_ending", "test_tracking", "test_cli")
 COMMANDS = {
     "train": train.main,
     "evaluate": evaluate.main,
@@ -74,6 +80,14 @@ CHOICES = {
     "scheduler": "one_cycle",
     "experiment": "",
 }
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # xdist would begin with the files of many tests, which are fast
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in SLOW)
 
 
 def tones(text, rng):
@@ -123,12 +137,46 @@ def corpus(tmp_path_factory):
 
 
 def compose_small(corpus, folder, *overrides, name="train", small=True):
-    """The config of a small run on the corpus; all that it writes lies in folder."""
+    """The config of a small run on the corpus, without MLflow; all that it writes lies in folder."""
     common = [f"data.root={corpus}", f"output_dir={folder / 'run'}"]
     if name == "train":
-        common.append(f"tracking.uri=sqlite:///{folder / 'mlflow.db'}")
+        common.append("tracking.uri=null")
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         return compose(name, overrides=[*common, *(SMALL if small else []), *overrides])
+
+
+@cache
+def empty_database():
+    """A database of MLflow's without a run, to be copied: making one takes a second of migrations."""
+    from asr.tracking import mlflow
+
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    mlflow.connect(f"sqlite:///{folder / 'empty.db'}")
+    return folder / "empty.db"
+
+
+def mlflow_store(folder):
+    """The address of folder/mlflow.db, which is made if it is not there."""
+    database = folder / "mlflow.db"
+    folder.mkdir(exist_ok=True)
+    if not database.exists():
+        shutil.copy(empty_database(), database)
+    return f"sqlite:///{database}"
+
+
+def in_mlflow(folder):
+    """The setting by which a run is tracked in folder/mlflow.db."""
+    return f"tracking.uri={mlflow_store(folder)}"
+
+
+@contextmanager
+def no_pictures():
+    """Inside, a run draws neither its augmentation nor its curves: that takes most of the time of a short one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "write_augmentation", lambda *_: [])
+        patch.setattr(plots, "save_picture", lambda *_: [])
+        yield
 
 
 def timeless(record):
@@ -284,6 +332,8 @@ class MlflowServer:
         """Returns when it answers; does nothing where it runs already."""
         if self.process:
             return
+        if not self.database.exists():
+            shutil.copy(empty_database(), self.database)
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.database}",
                    "--artifacts-destination", str(self.folder / "files"), "--host", "127.0.0.1",
                    "--port", str(self.port), "--workers", "1"]  # fmt: skip

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import COMMANDS, SMALL
+from conftest import COMMANDS, SMALL, mlflow_store
 from mlflow import MlflowClient
 
 from asr import train
@@ -52,7 +52,7 @@ def command(monkeypatch, tmp_path, capsys):
         (["train", "device=[1]"], ["device=[1]", "a string"]),
         (["train", "output_dir=null"], ["output_dir=null", "a string"]),
         (["train", "init_from=3"], ["init_from=3", "a string"]),
-        (["train", "data.root=null"], ["data.root=null", "a string"]),
+        (["train", "data.root=null"], ["data.root=null", "give data.root=FOLDER"]),
         (["train", "data.train=3"], ["data.train=3", "a list of strings"]),
         (["train", "hydra.foo=1"], ["hydra.foo: there is no such setting", "launcher"]),
         (["train", "hydra.run.dir=here"], ["hydra.run.dir=here", "output_dir="]),
@@ -218,6 +218,7 @@ def test_a_sweep_whose_mlflow_is_away_trains_all_the_same(command, corpus, tmp_p
 
 def test_the_writeups_sweep_runs_all_four_in_order(command, corpus, tmp_path):
     """The second stage of exp2 goes on from the first's best checkpoint, which it finds by name."""
+    mlflow_store(tmp_path / "outputs")
     overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=1"]
     code, printed = command("train", "sweep=writeup", *overrides)
     assert code == 0, printed.err
@@ -231,7 +232,7 @@ def test_the_writeups_sweep_runs_all_four_in_order(command, corpus, tmp_path):
 
 
 def test_the_second_stage_alone_says_which_command_makes_the_first(command, corpus, tmp_path):
-    overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=1"]
+    overrides = [f"data.root={corpus}", "tracking.uri=null", *SMALL, "epochs=1", "steps_per_epoch=1"]
     code, printed = command("train", "experiment=exp2_other", *overrides)
     assert code == 2
     assert "python -m asr.train experiment=exp2_clean" in printed.err

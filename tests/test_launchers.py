@@ -2,55 +2,59 @@
 
 import os
 import signal
-import subprocess
 import sys
 
 import psutil
 import pytest
-from conftest import SMALL, wait_for
+from conftest import SMALL, exit_code, forked, in_mlflow, wait_for
 from mlflow import MlflowClient
 
 from asr import train
+from asr.tracking.journal import read
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_runs_side_by_side_share_a_sweep(launcher, corpus, tmp_path, monkeypatch, capfd):
-    """They start at once on a database that does not exist yet, and find their parent though they are processes."""
+@pytest.mark.parametrize(("launcher", "seeds"), [("joblib", ["1", "2"]), ("submitit_local", ["1"])])
+def test_runs_of_a_launcher_share_a_sweep(launcher, seeds, corpus, tmp_path, monkeypatch, capfd):
+    """They find their parent though they are other processes; joblib's run side by side."""
     monkeypatch.chdir(tmp_path)
     overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=2", "workers=1", f"launcher={launcher}"]
-    monkeypatch.setattr(sys, "argv", ["asr.train", "-m", "seed=1,2", *overrides])
+    monkeypatch.setattr(sys, "argv", ["asr.train", "-m", f"seed={','.join(seeds)}", *overrides])
     train.main()
-    assert len(list((tmp_path / "outputs" / "runs").glob("*/results.json"))) == 2
+    assert len(list((tmp_path / "outputs" / "runs").glob("*/results.json"))) == len(seeds)
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("asr").experiment_id])
     (parent,) = [found for found in runs if found.data.tags.get("kind") == "sweep"]
     children = [found for found in runs if found.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert sorted(child.data.params["seed"] for child in children) == ["1", "2"]
+    assert sorted(child.data.params["seed"] for child in children) == seeds
     assert {found.info.status for found in runs} == {"FINISHED"}
     if launcher == "joblib":
         ends = [line for line in capfd.readouterr().out.splitlines() if "epoch   1/1" in line]
         assert sorted(line.partition(": ")[0] for line in ends) == ["seed=1", "seed=2"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_runs_side_by_side_save_and_end_with_their_sweep(number, code, corpus, tmp_path):
-    """Two trainings run and one waits; the sweep is told to stop, or killed, and no process of it is left."""
-    overrides = [f"data.root={corpus}", *SMALL, "epochs=1000", "steps_per_epoch=2", "launcher=joblib"]
-    command = [sys.executable, "-m", "asr.train", "-m", "seed=1,2,3", *overrides]
-    sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    runs = tmp_path / "outputs" / "runs"
-    wait_for(lambda: len(list(runs.glob("*/last.pt"))) == 2, "both save an epoch", 240)
-    processes = psutil.Process(sweep.pid).children(recursive=True)
-    os.kill(sweep.pid, number)
-    output, _ = sweep.communicate(timeout=120)
-    assert sweep.returncode == code
+@pytest.mark.parametrize(("number", "code", "running"), [(signal.SIGTERM, 143, 2), (signal.SIGKILL, -9, 1)])
+def test_runs_save_and_end_with_their_sweep(number, code, running, corpus, tmp_path, monkeypatch, capfd):
+    """Some trainings run and others wait; the sweep is told to stop, or killed, and no process of it is left."""
+    monkeypatch.chdir(tmp_path)
+    tracking = in_mlflow(tmp_path) if number == signal.SIGTERM else "tracking.uri=null"
+    overrides = [f"data.root={corpus}", *SMALL, "epochs=1000", "steps_per_epoch=2", "launcher=joblib",
+                 f"hydra.launcher.n_jobs={running}", tracking]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["asr.train", "-m", "seed=1,2,3", *overrides])
+    sweep, runs = forked(train.main), tmp_path / "outputs" / "runs"
+    wait_for(lambda: len(list(runs.glob("*/last.pt"))) == running, "each saves an epoch", 240)
+    processes = psutil.Process(sweep).children(recursive=True)
+    os.kill(sweep, number)
+    assert exit_code(sweep) == code
     assert not psutil.wait_procs(processes, timeout=60)[1]
-    assert output.count("Stopped by SIGTERM after step") == 2
-    assert len(list(runs.iterdir())) == 2, "the third never begins"
-    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("asr").experiment_id])
-    states = {run.data.params.get("seed", "sweep"): run.info.status for run in found}
-    assert states == {"1": "KILLED", "2": "KILLED", "sweep": "RUNNING" if number == signal.SIGKILL else "KILLED"}
+    assert capfd.readouterr().out.count("Stopped by SIGTERM after step") == running
+    assert len(list(runs.iterdir())) == running, "the next never begins"
+    events = [entry.event for path in runs.glob("*/journal.jsonl") for entry in read(path)]
+    assert [event["status"] for event in events if event["kind"] == "end"] == ["KILLED"] * running
+    if number == signal.SIGTERM:
+        client = MlflowClient(tracking.partition("=")[2])
+        found = client.search_runs([client.get_experiment_by_name("asr").experiment_id])
+        states = {run.data.params.get("seed", "sweep"): run.info.status for run in found}
+        assert states == {"1": "KILLED", "2": "KILLED", "sweep": "KILLED"}
 
 
 def test_slurm_jobs_are_submitted_as_the_file_says(monkeypatch):

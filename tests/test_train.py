@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import CHOICES, compose_small, index_part, job, write_part
+from conftest import CHOICES, compose_small, in_mlflow, index_part, job, write_part
 from mlflow import MlflowClient
 
 from asr import evaluate
@@ -39,7 +39,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    settings = ("epochs=4", "steps_per_epoch=20", "seed=3")
+    settings = (in_mlflow(folder), "epochs=4", "steps_per_epoch=20", "seed=3")
     with console.capture() as printed:
         results = run(compose_small(corpus, folder, *settings), job())
     return Trained(folder, settings, results, printed.get())
@@ -227,8 +227,9 @@ def test_any_part_can_be_scored(trained, config, corpus, tmp_path):
 
 
 def test_dry_run_writes_nothing(config, tmp_path, capsys):
-    assert run(config("dry_run=true", "data.max_seconds=0.9"), job()) == {}
+    assert run(config("dry_run=true", "data.max_seconds=0.9", "epochs=1", "steps_per_epoch=1"), job()) == {}
     plan = capsys.readouterr().out
+    assert "1 epoch of 1 step: 1 step of 8 random utterances" in plan
     assert "too long (>= 0.9 s)" in plan
     assert "parameters" in plan
     assert list(tmp_path.iterdir()) == []
@@ -272,6 +273,7 @@ def test_bf16_trains_with_a_finite_loss(config, tmp_path):
         ("device=cuda:7", "device=cuda:7.*cpu"),
         ("precision=fp8", "float32, bf16"),
         ("data.root=/nowhere", "/nowhere"),
+        ("data.root=null", "data.root=null: it must be the folder of the corpus; give data.root=FOLDER"),
         ("data.train=[train-clean-7]", "train-clean-7.*prepare"),
         ("data.max_seconds=0.1", "no utterance is left.*too long"),
         ("data.test=[dev-clean]", "dev-clean.*one role"),

@@ -62,7 +62,7 @@ TRAIN: Rules = {
     "dry_run": SWITCH,
     "fresh": SWITCH,
     "output_dir": STRING,
-    "data.root": STRING,
+    "data.root": Rule("the folder of the corpus; give data.root=FOLDER", STRING.holds),
     "data.manifests": STRING,
     "data.train": STRINGS,
     "data.dev": STRINGS,

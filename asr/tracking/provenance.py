@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ def code_version(folder: str | Path) -> CodeVersion:
     return CodeVersion(commit, bool(diff or untracked), "".join(f"untracked: {path}\n" for path in untracked) + diff)
 
 
+@cache
 def package_versions() -> dict[str, str]:
     """Return the version of each installed package by name, python's first."""
     packages = sorted({(package.name, package.version) for package in distributions()}, key=str)

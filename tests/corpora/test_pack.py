@@ -43,6 +43,7 @@ def packed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for part in PARTS:
             printed = call(patch, f"root={corpus}", f"part={part}", f"to={to}", "shard_mb=0.1")
+            assert f"{to}, manifests in {to}/manifests" in printed.replace("\n", " ")
             assert re.search(rf"{part} +{24 if part.startswith('train') else 6} +1 +0\.0\d +0 +0 *\n", printed)
     return to
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import log_to
+from conftest import log_to, mlflow_store
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -100,7 +100,7 @@ def test_a_file_without_claims_is_refused(file: dict) -> None:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Runs of exp1 and of an experiment of the user's own."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('claims') / 'mlflow.db'}"
+    uri = mlflow_store(tmp_path_factory.mktemp("claims"))
     log_run(uri, "exp1", "none", lost=15)
     log_run(uri, "mine", "speed_spec", lost=5)
     return uri

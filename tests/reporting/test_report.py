@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import log_to
+from conftest import log_to, mlflow_store
 from hydra import compose, initialize_config_dir
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
@@ -127,7 +127,7 @@ def compose_report(uri: str, folder: Path, *overrides: str):
 def made(tmp_path_factory) -> tuple[str, Path]:
     """A store in which exp2_clean is missing, exp3's variants differ, a run stopped and one is damaged; its report."""
     folder = tmp_path_factory.mktemp("report")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = mlflow_store(folder)
     log_run(uri, "exp1", (0.9, 0.9))
     log_run(uri, "exp1", (0.4, 0.5))
     log_run(uri, "exp2_other", (0.1, 0.3))

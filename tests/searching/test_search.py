@@ -14,7 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import SMALL, exit_code, forked
+from conftest import SMALL, exit_code, forked, in_mlflow
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from mlflow import MlflowClient
@@ -40,7 +40,7 @@ def composed(corpus, folder, *overrides):
     """
     typed = [f"data.root={corpus}", *QUICK, *overrides]
     own = [f"output_dir={folder / 'tried'}", f"study.storage=sqlite:///{folder / 'studies.db'}",
-           f"tracking.uri=sqlite:///{folder.parent / 'mlflow.db'}", f"tracking.experiment={folder.name}"]  # fmt: skip
+           in_mlflow(folder.parent), f"tracking.experiment={folder.name}"]  # fmt: skip
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         config = compose("search", overrides=[*own, *STUDY, *typed])
     return config, Job("tried", {"model": "ds2_tiny", "search": "lr"}, typed, "python -m asr.search ...")
@@ -449,6 +449,7 @@ def test_draws_do_not_depend_on_when_a_study_was_stopped():
         (["tracking.uri=http://127.0.0.1:9"], "tracking.uri=http://127.0.0.1:9 does not answer"),
         (["tracking.uri=null"], "tracking.uri=null: a study compares its trials in MLflow; give the address of one"),
         (["study.name=a/b"], "study.name=a/b"),
+        (["data.root=/nowhere"], "^(?!.*edge of the space).*/nowhere"),
         (["fresh=true"], "start another by study.name"),
         (["search=lr_range", "search.smoothing=1"], "search.smoothing=1"),
         (["search=lr_range", "+search.space.model.dropout={low: 0, high: 1}"], "needs optimizer.lr.*alone"),

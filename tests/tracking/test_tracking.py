@@ -3,16 +3,17 @@
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas
 import pytest
-from conftest import ROOT, MlflowServer, logged_points, wait_for
+from conftest import MlflowServer, exit_code, forked, logged_points, mlflow_store, wait_for
 
 from asr.errors import InputError
 from asr.tracking.journal import read
@@ -26,8 +27,8 @@ CONFIG = {"model": {"gru_layers": 4}, "augment": {"spec": [{"max_bins": 15}, {"m
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all tests that need no fresh one: making it takes a second."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    """One database for all tests that need no fresh one."""
+    return mlflow_store(tmp_path_factory.mktemp("store"))
 
 
 def start(uri: str | None, directory: Path, run_id: str | None = None, seconds: float | None = None,
@@ -63,30 +64,20 @@ def folder_of(uri: str, run: Run) -> Path:
     return Path(stored(uri, run.run_id).info.artifact_uri.removeprefix("file://"))
 
 
-def test_mlflow_is_imported_when_a_run_opens_and_not_before() -> None:
-    program = "import sys; import asr.train; print('mlflow' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
-
-
-def test_processes_that_start_at_once_on_a_fresh_database(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from asr.tracking.run import Description, Destination, open_run\n"
-        "sweep = Destination('sqlite:///new/mlflow.db', 'sweep')\n"
-        "with open_run(Path(sys.argv[1]), sweep, Description(sys.argv[1])) as run:\n"
-        "    for step in range(50): run.log_metrics({'loss': step + 0.5}, step)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program, f"run{number}"], cwd=tmp_path, env=environment, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for number in range(4)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, outputs
-    assert outputs == [""] * 4, "mlflow and alembic say nothing on the console"
-
+def test_processes_that_start_at_once_on_a_fresh_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     from mlflow import MlflowClient
 
+    def log(name: str) -> None:
+        with open_run(Path(name), Destination("sqlite:///new/mlflow.db", "sweep"), Description(name)) as run:
+            for step in range(50):
+                run.log_metrics({"loss": step + 0.5}, step)
+
+    monkeypatch.chdir(tmp_path)
+    children = [forked(partial(log, f"run{number}")) for number in range(4)]
+    assert [exit_code(child) for child in children] == [0] * 4
+    assert capfd.readouterr() == ("", ""), "mlflow and alembic say nothing on the console"
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("sweep").experiment_id])
@@ -377,7 +368,7 @@ def test_a_run_starts_and_ends_without_its_server(tmp_path: Path, caplog: pytest
     begin = time.monotonic()
     with start(away, directory=tmp_path, seconds=0.05) as run:
         run.log_metrics({"loss": 1.0}, 1)
-        wait_for(lambda: "system/cpu_utilization_percentage" in run._journal.last_steps)
+        wait_for(lambda: "system/cpu_utilization_percentage" in (tmp_path / "journal.jsonl").read_text())
         assert run.run_id is None
     assert time.monotonic() - begin < 20
     warning, end = [record.message for record in caplog.records if record.name.startswith("asr.")]
@@ -391,31 +382,25 @@ def test_a_run_starts_and_ends_without_its_server(tmp_path: Path, caplog: pytest
 
 
 def test_a_run_that_was_killed_goes_on_in_the_same_run_with_every_step_once(
-    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, tmp_path: Path, send_often: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between two checkpoints it makes the steps since the first again, as training does."""
     from mlflow import MlflowClient
 
-    program = (
-        "import sys, time; from pathlib import Path; from asr.tracking import run as tracking\n"
-        "tracking.SEND_SECONDS = 0.01\n"
-        "description = tracking.Description('a run', config={'epochs': 1})\n"
-        "run = tracking.open_run(Path('run'), tracking.Destination(sys.argv[1], 'tests'), description)\n"
-        "for step in range(10**6):\n"
-        "    run.log_metrics({'loss': 1 / (step + 1), 'nan': float('nan')}, step)\n"
-        "    if step == 300: print('logged', flush=True)\n"
-        "    time.sleep(0.001)\n"
-    )
+    def log() -> None:
+        run = start(uri, Path("run"), config={"epochs": 1})
+        for step in range(10**6):
+            run.log_metrics({"loss": 1 / (step + 1), "nan": math.nan}, step)
+            time.sleep(0.001)
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("asr.tracking.journal.LOCK_SECONDS", 0.1)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", program, uri], text=True, env=environment,
-                          stdout=subprocess.PIPE) as process:  # fmt: skip
-        assert process.stdout
-        assert process.stdout.readline() == "logged\n"
-        with pytest.raises(InputError, match="run is being trained by another process"):
-            start(uri, directory=Path("run"))
-        process.kill()
+    child = forked(log)
+    wait_for(lambda: Path("run/journal.jsonl").exists() and '"step": 300,' in Path("run/journal.jsonl").read_text())
+    with pytest.raises(InputError, match="run is being trained by another process"):
+        start(uri, directory=Path("run"))
+    os.kill(child, signal.SIGKILL)
+    assert exit_code(child) == -signal.SIGKILL
     events = [entry.event for entry in read(Path("run/journal.jsonl"))]
     last = max(event["step"] for event in events if event["kind"] == "metrics" and "loss" in event["values"])
     with start(uri, directory=Path("run"), config={"epochs": 2}) as run:

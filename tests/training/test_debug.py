@@ -8,7 +8,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from conftest import compose_small, content, job, same
+from conftest import compose_small, content, in_mlflow, job, same
 
 from asr import train
 from asr.training import checkpoint, doctor, loop
@@ -22,7 +22,7 @@ def query(folder, sql):
 
 
 def test_fast_runs_one_step_of_everything(config, tmp_path, capsys):
-    results = train.run(config("debug=fast", "data.eval_utterances=2", "augment=wave_spec"), job())
+    results = train.run(config(in_mlflow(tmp_path), "debug=fast", "data.eval_utterances=2", "augment=wave_spec"), job())
     assert {part: rates.utterances for part, rates in results.items()} == {"test-clean": 2, "test-other": 2}
     (record,) = checkpoint.load(tmp_path / "run/last.pt").history
     assert (record["step"], len(record["dev_examples"])) == (1, 2)
@@ -72,7 +72,7 @@ def test_a_rate_that_is_too_low_is_named_and_three_utterances_are_shown(config, 
     """A real training that writes blanks: what is said, and where."""
     monkeypatch.setattr(doctor, "STEPS", 60)
     rate = ("optimizer=sgd", "optimizer.lr=1.9e-3", "scheduler=constant")
-    train.run(config(*rate, "epochs=9", "steps_per_epoch=12"), job())
+    train.run(config(in_mlflow(tmp_path), *rate, "epochs=9", "steps_per_epoch=12"), job())
     told, history = capsys.readouterr().out, checkpoint.load(tmp_path / "run/last.pt").history
     assert history[-1]["dev_symbol_ratio"] < doctor.WRITTEN < history[-1]["dev_blank_share"]
     assert told.count("The model writes nothing but blanks and spaces after") == 1

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import compose_small, job
+from conftest import compose_small, job, no_pictures
 
 from asr import evaluate
 from asr.config.build import build_experiment, set_deterministic
@@ -64,13 +64,9 @@ def assert_same(left, right):
 def runs(corpus, tmp_path_factory):
     """The folder of whole runs that differ by SETTINGS, each in one with its number."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "asr.artifacts.augmentation.write_augmentation", lambda *_: []
-        )  # pictures: most of the time, and no numbers
-        for number, setting in enumerate(SETTINGS):
-            with threads(3):
-                run(compose_small(corpus, folder, *RUN, setting, f"output_dir={folder / str(number)}"), job(setting))
+    for number, setting in enumerate(SETTINGS):
+        with no_pictures(), threads(3):
+            run(compose_small(corpus, folder, *RUN, setting, f"output_dir={folder / str(number)}"), job(setting))
     torch.use_deterministic_algorithms(False)
     return folder
 

@@ -70,7 +70,7 @@ def command(corpus, tmp_path, monkeypatch):
             before()
             train.main()
 
-        monkeypatch.setattr(sys, "argv", ["asr.train", f"data.root={corpus}", *SMALL, *overrides])
+        monkeypatch.setattr(sys, "argv", ["asr.train", f"data.root={corpus}", "tracking.uri=null", *SMALL, *overrides])
         return forked(run)
 
     return start

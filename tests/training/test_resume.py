@@ -14,13 +14,14 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
-import torch
-from conftest import compose_small, content, exit_code, forked, same, timeless
+from conftest import compose_small, content, exit_code, forked, in_mlflow, no_pictures, same, timeless
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from asr import cli, train
 from asr.config.naming import Job
 from asr.errors import InputError
-from asr.training import checkpoint, evaluation
+from asr.tracking.journal import JOURNAL, read
+from asr.training import checkpoint
 from asr.training.signals import Interrupted, deferred
 
 EPOCHS, STEPS = 3, 4
@@ -31,8 +32,9 @@ EVERY_STEP = "checkpoint.every_minutes=1e-9"
 
 def train_in(folder, corpus, name, *overrides):
     """A run in folder/name, which logs to the database of all these runs."""
-    config = compose_small(corpus, folder, *TRAINED, f"output_dir={folder / name}", *overrides)
-    return train.run(config, Job(name, {}, [], "python -m asr.train ..."))
+    config = compose_small(corpus, folder, *TRAINED, f"output_dir={folder / name}", in_mlflow(folder), *overrides)
+    with no_pictures():
+        return train.run(config, Job(name, {}, [], "python -m asr.train ..."))
 
 
 def logged(folder, name):
@@ -68,36 +70,61 @@ def folder(corpus, tmp_path_factory):
     return folder
 
 
-PLACES = {  # what is called there, and at most so often in a run
-    "step": (torch.optim.AdamW, "step", EPOCHS * STEPS),  # the gradient is there, the weights are not changed yet
-    "evaluation": (evaluation, "score_batch", EPOCHS),
-    "checkpoint being written": (os, "fsync", EPOCHS * STEPS),
-    "checkpoint being renamed": (os, "replace", 3 * EPOCHS * STEPS),
+PLACES = {  # where a run is interrupted: what happens there, and after which steps that is certain to happen
+    "step": (("optimizer", ""), range(EPOCHS * STEPS)),  # the gradient is there, the weights are not changed yet
+    "evaluation": (("open", "/dev-clean/"), range(STEPS, EPOCHS * STEPS + 1, STEPS)),
+    "next.pt": (("os.rename", "/next.pt"), range(1, EPOCHS * STEPS + 1)),  # it is written, but has not its name yet
+    "previous.pt": (("os.rename", "/previous.pt"), range(2, EPOCHS * STEPS + 1)),
+    "last.pt": (("os.rename", "/last.pt"), range(1, EPOCHS * STEPS + 1)),  # there is none
+    "best.pt": (("os.rename", "/best.pt"), [STEPS]),
 }
 
 
-def points_to_kill_at():
-    """Ten, drawn by a seed: some of each place, at any moment of the run."""
+def last_step(directory):
+    """The last step that the run has logged; 0 before the first."""
+    events = [entry.event for entry in read(directory / JOURNAL)] if (directory / JOURNAL).exists() else []
+    return max((event["step"] for event in events if "step/loss" in event.get("values", ())), default=0)
+
+
+def interrupt(directory, place, step, number, before=lambda: None):
+    """Send this process a signal when it is first at the place after it has logged the step, and no later one.
+
+    place: ("optimizer", "") before weights change, or what Python reports to audit hooks: a file is opened or renamed
+    """
+    kind, path = place
+    left = [number]
+
+    def happens():
+        if left and last_step(directory) == step:
+            before()
+            os.kill(os.getpid(), left.pop())
+
+    if kind == "optimizer":
+        register_optimizer_step_pre_hook(lambda *_: happens())
+    else:
+        sys.addaudithook(
+            lambda event, given: happens() if event == kind and path in str(given[kind != "open"]) else None
+        )
+
+
+def moments_to_kill_at():
+    """Ten, drawn by a seed: one of each place, and four more."""
     drawn = random.Random(6)
-    every = [(place, number) for place, (*_, most) in PLACES.items() for number in range(1, most + 1)]
-    first = [drawn.choice([point for point in every if point[0] == place]) for place in PLACES]
-    return [*first, *drawn.sample([point for point in every if point not in first], 6)]
+    every = [(place, step) for place, (_, steps) in PLACES.items() for step in steps]
+    first = [(place, drawn.choice(steps)) for place, (_, steps) in PLACES.items()]
+    return [*first, *drawn.sample([moment for moment in every if moment not in first], 4)]
 
 
-@pytest.mark.parametrize(("place", "count"), points_to_kill_at())
-def test_a_run_that_is_killed_goes_on_to_the_same_numbers(folder, corpus, monkeypatch, place, count):
-    name = f"killed in {place} {count}"
-    owner, function, _ = PLACES[place]
-    real, calls = getattr(owner, function), iter(range(1, 1000))
+@pytest.mark.parametrize(("place", "step"), moments_to_kill_at())
+def test_a_run_that_is_killed_goes_on_to_the_same_numbers(folder, corpus, place, step):
+    name = f"killed at {place} after {step}"
 
-    def kill_at_count(*arguments, **settings):
-        if next(calls) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **settings)
+    def killed():
+        interrupt(folder / name, PLACES[place][0], step, signal.SIGKILL)
+        train_in(folder, corpus, name, EVERY_STEP)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, function, kill_at_count)
-        assert exit_code(forked(lambda: train_in(folder, corpus, name, EVERY_STEP))) == -signal.SIGKILL
+    assert exit_code(forked(killed)) == -signal.SIGKILL
+    assert last_step(folder / name) == step
     train_in(folder, corpus, name, EVERY_STEP)
     assert_same_run(folder, "whole", name)
 
@@ -107,27 +134,18 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(folder, corpus, monkey
 def test_a_signal_finishes_the_batch_saves_and_ends_the_process(folder, corpus, monkeypatch, place, number, code):
     """With the default of minutes between two saves, so that what is saved is saved because of the signal."""
     name = f"{number.name} in {place}"
-    owner, function, _ = PLACES[place]
-    real, calls = getattr(owner, function), iter(range(1, 1000))
-    count = {"step": STEPS + 2, "evaluation": 2}[place]
-
-    def signal_at_count(*arguments, **settings):
-        if next(calls) == count:
-            (folder / f"{name}.time").write_text(str(time.monotonic()))
-            os.kill(os.getpid(), number)
-        return real(*arguments, **settings)
+    config = compose_small(corpus, folder, *TRAINED, f"output_dir={folder / name}", in_mlflow(folder))
+    monkeypatch.setattr(sys, "argv", ["asr.train"])
+    monkeypatch.setattr(cli.Task, "__call__", lambda *_: train.run(config, Job(name, {}, [], "python -m asr.train")))
 
     def command():
-        config = compose_small(corpus, folder, *TRAINED, f"output_dir={folder / name}")
-        monkeypatch.setattr(sys, "argv", ["asr.train"])
-        monkeypatch.setattr(
-            cli.Task, "__call__", lambda *_: train.run(config, Job(name, {}, [], "python -m asr.train"))
-        )
-        train.main()
+        step = {"step": STEPS + 1, "evaluation": 2 * STEPS}[place]
+        sent = folder / f"{name}.time"
+        interrupt(folder / name, PLACES[place][0], step, number, lambda: sent.write_text(str(time.monotonic())))
+        with no_pictures():
+            train.main()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, function, signal_at_count)
-        assert exit_code(forked(command)) == code
+    assert exit_code(forked(command)) == code
     assert time.monotonic() - float((folder / f"{name}.time").read_text()) < 10
     saved = checkpoint.load(folder / name / "last.pt").progress
     assert (saved["epoch"], saved["step"]) == {"step": (1, STEPS + 2), "evaluation": (1, 2 * STEPS)}[place]
