@@ -48,7 +48,7 @@ def test_confidence_falls_with_entropy():
 
 
 def test_confidence_is_that_of_the_entropy_formula():
-    """Laptev and Ginsburg 2022: 0 for a uniform distribution, 1 for a certain symbol; of two equal ones, 1 in 3 of 4."""
+    """Laptev and Ginsburg 2022: 0 for a uniform distribution, 1 for a certain symbol."""
     half = torch.tensor([[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
     assert frame_confidences(half.log()).tolist() == pytest.approx([0, 1, (4 / 2 - 1) / 3], abs=1e-6)
     assert math.isfinite(frame_confidences(half.log()).sum())
