@@ -4,24 +4,20 @@ python -m asr.evaluate checkpoint=outputs/runs/quickstart/best.pt data=synthetic
 python -m asr.evaluate checkpoint=outputs/runs/model-conv_net/best.pt model=conv_net --config-dir conf
 """
 
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from asr.artifacts.error_table import error_rows
 from asr.cli import entry_point
-from asr.config.build import build_compute, build_decoder, make
+from asr.config.build import build_compute, build_decoder, load_recognizer
 from asr.console import console, print_results
 from asr.data.parts import load_parts
 from asr.errors import InputError
 from asr.files import write_json, write_table
 from asr.metrics import ErrorRates
-from asr.models.recognizer import Recognizer
-from asr.settings import GROUP, POSITIVE, STRING, STRINGS, Rules, check, differences, one_of, whole
+from asr.settings import GROUP, POSITIVE, STRING, STRINGS, Rules, check, one_of, whole
 from asr.training import checkpoint
-from asr.training.checkpoint import Checkpoint, from_checkpoint
 from asr.training.evaluation import score_parts
 
 RULES: Rules = {
@@ -67,22 +63,6 @@ def run(config: DictConfig) -> dict[str, ErrorRates]:
     results = {part: evaluation.rates for part, evaluation in evaluations.items()}
     write_json({part: rates.to_json() for part, rates in results.items()}, directory / "results.json")
     return results
-
-
-def load_recognizer(config: DictConfig, saved: Checkpoint, path: Path) -> Recognizer:
-    """Build the checkpoint's DeepSpeech2 or, where `model` names a model of one's own, that one, with its weights.
-
-    raises: InputError if the checkpoint was trained with other settings of the model, or does not fit
-    """
-    if (own := config.get("model")) is None:
-        return from_checkpoint(saved, path)
-    settings: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
-    if differing := differences({"model": saved.config.get("model")}, {"model": settings}, ignore=()):
-        raise InputError(
-            f"checkpoint {path} was trained with another model ({'; '.join(differing)}): give the model and its "
-            "settings as in its training"
-        )
-    return from_checkpoint(saved, path, partial(make, own, "model"))
 
 
 if __name__ == "__main__":

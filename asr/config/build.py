@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from asr.data.text import Alphabet
 from asr.decoding.decoder import Decoder
 from asr.errors import InputError
 from asr.models.recognizer import Recognizer
-from asr.settings import check
+from asr.settings import check, differences
+from asr.training.checkpoint import Checkpoint, from_checkpoint
 from asr.training.compute import Compute, find_device
 from asr.training.distributed import init_distributed
 from asr.training.experiment import Experiment
@@ -43,6 +45,22 @@ def build_recognizer(config: DictConfig, seed: int) -> Recognizer:
     """Build a recogniser with fresh weights, drawn from the seed."""
     torch.manual_seed(seed)
     return Recognizer.of(config, partial(make, config.model, "model"))
+
+
+def load_recognizer(config: DictConfig, saved: Checkpoint, path: Path) -> Recognizer:
+    """Build the checkpoint's DeepSpeech2 or, where `model` names a model of one's own, that one, with its weights.
+
+    raises: InputError if the checkpoint was trained with other settings of the model, or does not fit
+    """
+    if (own := config.get("model")) is None:
+        return from_checkpoint(saved, path)
+    settings: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
+    if differing := differences({"model": saved.config.get("model")}, {"model": settings}, ignore=()):
+        raise InputError(
+            f"checkpoint {path} was trained with another model ({'; '.join(differing)}): give the model and its "
+            "settings as in its training"
+        )
+    return from_checkpoint(saved, path, partial(make, own, "model"))
 
 
 def build_decoder(config: DictConfig, alphabet: Alphabet) -> Decoder:
