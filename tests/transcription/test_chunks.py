@@ -1,5 +1,7 @@
 """Recordings are cut at pauses; where there is none, chunks overlap and each word is taken once."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,7 @@ def test_chunks_overlap_where_there_is_no_pause():
     chunks = list(cut([recording], RATE, longest=10))
     assert len(chunks) > 4
     assert all(len(chunk.samples) <= 10 * RATE for chunk in chunks)
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in pairwise(chunks):
         assert after.overlap == 2
         end = round(before.start * RATE) + len(before.samples)
         assert end - round(after.start * RATE) == 2 * RATE
@@ -69,7 +71,10 @@ def test_each_word_of_an_overlap_is_taken_once():
 
 def test_a_word_whose_times_differ_across_the_seam_is_neither_lost_nor_doubled():
     for a, b in ((8.95, 9.05), (9.05, 8.95)):
-        said, found = words(("x", 8, 8.5), ("seam", a - 0.3, a + 0.3)), words(("seam", b - 0.3, b + 0.3), ("y", 9.5, 9.8))
+        said, found = (
+            words(("x", 8, 8.5), ("seam", a - 0.3, a + 0.3)),
+            words(("seam", b - 0.3, b + 0.3), ("y", 9.5, 9.8)),
+        )
         assert [word.text for word in join_words(said, found, Chunk(np.zeros(1), 8.0, 2.0))] == ["x", "seam", "y"]
 
 

@@ -48,9 +48,7 @@ def written(tmp_path):
 
 def test_every_format_is_written(written):
     assert written["txt"] == "a<b late\n"
-    assert written["srt"] == (
-        "1\n00:00:00,000 --> 00:00:00,500\na<b\n\n2\n01:00:00,000 --> 01:00:01,000\nlate\n"
-    )
+    assert written["srt"] == ("1\n00:00:00,000 --> 00:00:00,500\na<b\n\n2\n01:00:00,000 --> 01:00:01,000\nlate\n")
     assert written["vtt"].startswith("WEBVTT\n\n00:00:00.000 --> 00:00:00.500\na&lt;b\n\n")
     assert re.fullmatch(r"WEBVTT\n(\n\d\d:\d\d:\d\d\.\d{3} --> \d\d:\d\d:\d\d\.\d{3}\n.+\n)+", written["vtt"])
     content = json.loads(written["json"])

@@ -1,0 +1,72 @@
+"""Time, memory and errors of transcribing long recordings, made by joining utterances."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import psutil
+import soundfile
+
+import asr
+from asr.corpora.manifest import Utterances, read_manifest
+from asr.data.audio import load_audio
+from benchmarks import Figure
+
+RATE = 16_000
+
+
+def measure(checkpoint: str, root: Path, part: str, folder: Path) -> Iterator[Figure]:
+    """Join a part's utterances to a minute, ten minutes and an hour, and transcribe them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    utterances = read_manifest(str(root), str(root / "manifests"), part)
+    transcriber = asr.load(checkpoint)
+    texts = []
+    for minute in range(5):
+        samples, _ = joined(utterances, 60, 30 * minute)
+        *_, whole = transcriber.stream(samples, RATE, chunk_seconds=len(samples) / RATE + 1)
+        texts.append((whole.text, transcriber.transcribe(samples, RATE).text))
+    cer = jiwer.cer(*map(list, zip(*texts, strict=True)))
+    yield Figure("long", "CER between a minute in chunks and in one piece", 100 * cer, "%", 1, f"5 of {part}", True)
+    samples, reference = joined(utterances, 600)
+    soundfile.write(folder / "ten_minutes.flac", samples, RATE)
+    wer = jiwer.wer(reference, transcriber.transcribe(folder / "ten_minutes.flac").text)
+    yield Figure("long", "WER of ten minutes", 100 * wer, "%", None, f"{part}, joined")
+    soundfile.write(folder / "hour.flac", joined(utterances, 3600)[0], RATE)
+    seconds, gigabytes = command(checkpoint, folder / "hour.flac", folder)
+    yield Figure("long", "transcribing an hour", seconds, "x real time", 100)
+    yield Figure("long", "memory of it", gigabytes, "GB", 2, "peak RSS of the command", True)
+
+
+def joined(utterances: Utterances, seconds: float, first: int = 0) -> tuple[np.ndarray, str]:
+    """Return so many seconds of utterances, from the first again after the last, and their text."""
+    waves, texts, total = [], [], 0.0
+    everything = list(utterances)
+    for number in count(first):
+        if total >= seconds:
+            return np.concatenate(waves), " ".join(texts).lower()
+        utterance = everything[number % len(everything)]
+        waves.append(load_audio(utterance, RATE))
+        texts.append(utterance.text)
+        total += utterance.seconds
+
+
+def command(checkpoint: str, audio: Path, folder: Path) -> tuple[float, float]:
+    """Return the speed that `python -m asr.transcribe` prints, and its peak of memory, in GB."""
+    settings = [f"checkpoint={checkpoint}", f"audio={audio}", f"output_dir={folder / 'transcripts'}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "asr.transcribe", *settings], stdout=subprocess.PIPE, text=True
+    ) as run:
+        peak, process = 0, psutil.Process(run.pid)
+        while run.poll() is None:
+            try:
+                peak = max(peak, process.memory_info().rss)
+                run.wait(0.1)
+            except (subprocess.TimeoutExpired, psutil.Error):
+                pass
+        printed = run.stdout.read() if run.stdout else ""
+    return float(re.findall(r"(\d+) x real time", printed)[-1]), peak / 1e9
