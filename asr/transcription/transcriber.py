@@ -22,7 +22,7 @@ from asr.training.compute import find_device
 from asr.transcription.chunks import LONGEST_SECONDS, Chunk, cut
 from asr.transcription.recording import read_array, read_file
 
-BATCH = 8  # chunks
+BATCH = 16  # chunks
 
 
 @dataclass(frozen=True)

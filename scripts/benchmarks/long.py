@@ -15,6 +15,7 @@ import soundfile
 import asr
 from asr.corpora.manifest import Utterances, read_manifest
 from asr.data.audio import load_audio
+from asr.transcription.chunks import LONGEST_SECONDS
 from benchmarks import Figure
 
 RATE = 16_000
@@ -25,13 +26,14 @@ def measure(checkpoint: str, root: Path, part: str, folder: Path) -> Iterator[Fi
     folder.mkdir(parents=True, exist_ok=True)
     utterances = read_manifest(str(root), str(root / "manifests"), part)
     transcriber = asr.load(checkpoint)
-    texts = []
-    for minute in range(5):
-        samples, _ = joined(utterances, 60, 30 * minute)
-        *_, whole = transcriber.stream(samples, RATE, chunk_seconds=len(samples) / RATE + 1)
-        texts.append((whole.text, transcriber.transcribe(samples, RATE).text))
-    cer = jiwer.cer(*map(list, zip(*texts, strict=True)))
-    yield Figure("long", "CER between a minute in chunks and in one piece", 100 * cer, "%", 1, f"5 of {part}", True)
+    references = [utterance.text.lower() for utterance in utterances]
+    alone = [transcriber.transcribe(load_audio(utterance, RATE), RATE).text for utterance in utterances]
+    yield Figure("long", "WER of utterances alone", 100 * jiwer.wer(references, alone), "%", None, part)
+    minutes = [joined(utterances, 60, 20 * number) for number in range(5)]
+    for name, seconds in (("one piece", 100), ("chunks", LONGEST_SECONDS)):
+        texts = [list(transcriber.stream(samples, RATE, seconds))[-1].text for samples, _ in minutes]
+        wer = jiwer.wer([text for _, text in minutes], texts)
+        yield Figure("long", f"WER of minutes in {name}", 100 * wer, "%", None, f"5 of {part}, joined")
     samples, reference = joined(utterances, 600)
     soundfile.write(folder / "ten_minutes.flac", samples, RATE)
     wer = jiwer.wer(reference, transcriber.transcribe(folder / "ten_minutes.flac").text)
