@@ -104,16 +104,17 @@ def download_bar(name: str) -> Iterator[Callable[[str, int, int], None]]:
 
 def print_results(title: str, results: Mapping[str, ErrorRates]) -> None:
     """Print the word and character error rates of each part: of the corpus, and as the mean over utterances."""
-    names = ("utterances", "WER", "CER", "sub", "del", "ins", "mean WER", "mean CER")
+    names = ("utterances", "WER", "CER", "sub", "del", "ins", "mean WER", "mean CER", "AUROC", "ECE")
     table = Table("part", *(Column(name, justify="right") for name in names), box=None, pad_edge=False)
     for part, rates in results.items():
         words = rates.words
         counts = [f"{count:,}" for count in (rates.utterances, words.substitutions, words.deletions, words.insertions)]
         wer, *others = [f"{r:.2%}" for r in (words.rate, rates.characters.rate, rates.mean_wer, rates.mean_cer)]
-        table.add_row(part, counts[0], Text(wer, "bold"), others[0], *counts[1:], *others[1:])
+        quality = ["-" if q is None else f"{q:.3f}" for q in (rates.confidence_auroc, rates.confidence_ece)]
+        table.add_row(part, counts[0], Text(wer, "bold"), others[0], *counts[1:], *others[1:], *quality)
     print_table(title, table)
     console.print(
         "WER and CER are of the corpus (all edits over all words or characters); the means are over utterances, "
-        "as in the writeup.",
+        "as in the writeup. AUROC and ECE are of the words' confidences: 1 and 0 are best.",
         style="dim",
     )

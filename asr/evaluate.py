@@ -5,7 +5,6 @@ python -m asr.evaluate checkpoint=outputs/runs/model-conv_net/best.pt model=conv
 """
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from asr.artifacts.error_page import TrainingWords, write_error_page
 from asr.artifacts.error_table import error_rows, write_utterances
 from asr.cli import entry_point
-from asr.config.build import build_compute, build_decoder, make
+from asr.config.build import build_compute, build_decoder, load_recognizer
 from asr.config.rules import TRAIN
 from asr.console import console, print_results
 from asr.data.parts import load_parts
@@ -23,9 +22,9 @@ from asr.errors import InputError
 from asr.files import write_json, write_table
 from asr.metrics import ErrorRates
 from asr.models.recognizer import Recognizer
-from asr.settings import GROUP, POSITIVE, STRING, STRINGS, Rules, check, differences, one_of, whole
+from asr.settings import GROUP, POSITIVE, STRING, STRINGS, Rules, check, one_of, whole
 from asr.training import checkpoint
-from asr.training.checkpoint import Checkpoint, from_checkpoint
+from asr.training.checkpoint import Checkpoint
 from asr.training.evaluation import score_parts
 
 RULES: Rules = {
@@ -95,22 +94,6 @@ def training_words(saved: Checkpoint, recognizer: Recognizer) -> TrainingWords:
     except InputError as error:
         return TrainingWords(Counter(), f"Not counted, as the training transcripts are not here: {error}.")
     return TrainingWords.of(kept, recognizer.alphabet)
-
-
-def load_recognizer(config: DictConfig, saved: Checkpoint, path: Path) -> Recognizer:
-    """Build the checkpoint's DeepSpeech2 or, where `model` names a model of one's own, that one, with its weights.
-
-    raises: InputError if the checkpoint was trained with other settings of the model, or does not fit
-    """
-    if (own := config.get("model")) is None:
-        return from_checkpoint(saved, path)
-    settings: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
-    if differing := differences({"model": saved.config.get("model")}, {"model": settings}, ignore=()):
-        raise InputError(
-            f"checkpoint {path} was trained with another model ({'; '.join(differing)}): give the model and its "
-            "settings as in its training"
-        )
-    return from_checkpoint(saved, path, partial(make, own, "model"))
 
 
 if __name__ == "__main__":

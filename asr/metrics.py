@@ -7,6 +7,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import jiwer
+import numpy as np
 
 
 class ErrorCounts(NamedTuple):
@@ -84,6 +85,7 @@ class ErrorRates:
 
     words, characters: summed counts; their `rate` is the corpus rate
     mean_wer, mean_cer: mean over utterances of each utterance's rate
+    confidence_auroc, confidence_ece: of the hypotheses' words, see confidence_quality; None where they mean nothing
     """
 
     utterances: int
@@ -91,6 +93,8 @@ class ErrorRates:
     characters: ErrorCounts
     mean_wer: float
     mean_cer: float
+    confidence_auroc: float | None = None
+    confidence_ece: float | None = None
 
     @classmethod
     def of(cls, scored: Sequence[Scored]) -> "ErrorRates":
@@ -102,6 +106,7 @@ class ErrorRates:
             _sum([one.characters for one in scored]),
             sum(one.words.rate for one in scored) / n,
             sum(one.characters.rate for one in scored) / n,
+            *confidence_quality(scored),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -115,6 +120,7 @@ class ErrorRates:
 
     def as_metrics(self) -> dict[str, float]:
         """Return the rates and counts under the names by which they are logged."""
+        confidence = {"confidence_auroc": self.confidence_auroc, "confidence_ece": self.confidence_ece}
         return {
             "wer": self.words.rate,
             "cer": self.characters.rate,
@@ -124,7 +130,33 @@ class ErrorRates:
             "word_deletions": self.words.deletions,
             "word_insertions": self.words.insertions,
             "words": self.words.length,
+            **{name: value for name, value in confidence.items() if value is not None},
         }
+
+
+def confidence_quality(scored: Sequence[Scored]) -> tuple[float | None, float | None]:
+    """Return how well confidence tells right words from wrong ones: its AUROC, and its expected calibration error.
+
+    A word of a hypothesis is right if the alignment finds it equal to one of the reference. AUROC is the probability
+    that a right word has a higher confidence than a wrong one; ECE the mean distance of confidence from accuracy over
+    15 bins of equally many words. Both are None without confidences, AUROC also unless there are right and wrong words.
+    """
+    words = [
+        (confidence, spoken == written)
+        for one in scored
+        if one.confidences
+        for confidence, (spoken, written) in zip(one.confidences, (p for p in align(one) if p[1]), strict=True)
+    ]
+    confidences, is_right = np.array([w[0] for w in words]), np.array([w[1] for w in words], dtype=bool)
+    if not words:
+        return None, None
+    bins = np.array_split(confidences.argsort(kind="stable"), 15)
+    ece = sum(len(one) * abs(confidences[one].mean() - is_right[one].mean()) for one in bins if len(one)) / len(words)
+    if is_right.all() or not is_right.any():
+        return None, float(ece)
+    right, wrong = confidences[is_right], np.sort(confidences[~is_right])
+    ranks = np.searchsorted(wrong, right, "left") + np.searchsorted(wrong, right, "right")
+    return float(ranks.mean() / 2 / len(wrong)), float(ece)
 
 
 def _sum(counts: Sequence[ErrorCounts]) -> ErrorCounts:

@@ -28,7 +28,7 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 
-from asr import cli, compare, demo, evaluate, export, lm, prepare, report, search, sync, train
+from asr import cli, compare, demo, evaluate, export, lm, prepare, report, search, sync, train, transcribe
 from asr.artifacts import plots
 from asr.config.naming import Job
 from asr.corpora.index import Index
@@ -71,6 +71,7 @@ COMMANDS = {
     "search": search.main,
     "sync": sync.main,
     "demo": demo.main,
+    "transcribe": transcribe.main,
 }
 CHOICES = {
     "model": "ds2_tiny",

@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from asr.data.parts import Data, load_parts, validate_roles
 from asr.data.selection import Selection, describe_dropped, select
 from asr.data.text import Alphabet
 from asr.decoding.decoder import Decoder
-from asr.errors import InputError, first_line
+from asr.errors import InputError
 from asr.models.recognizer import Recognizer
-from asr.settings import check
-from asr.training.compute import Compute
+from asr.settings import check, differences
+from asr.training.checkpoint import Checkpoint, from_checkpoint
+from asr.training.compute import Compute, find_device
 from asr.training.distributed import init_distributed
 from asr.training.experiment import Experiment
 from asr.training.memory import keep_freed_memory
@@ -43,6 +45,22 @@ def build_recognizer(config: DictConfig, seed: int) -> Recognizer:
     """Build a recogniser with fresh weights, drawn from the seed."""
     torch.manual_seed(seed)
     return Recognizer.of(config, partial(make, config.model, "model"))
+
+
+def load_recognizer(config: DictConfig, saved: Checkpoint, path: Path) -> Recognizer:
+    """Build the checkpoint's DeepSpeech2 or, where `model` names a model of one's own, that one, with its weights.
+
+    raises: InputError if the checkpoint was trained with other settings of the model, or does not fit
+    """
+    if (own := config.get("model")) is None:
+        return from_checkpoint(saved, path)
+    settings: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
+    if differing := differences({"model": saved.config.get("model")}, {"model": settings}, ignore=()):
+        raise InputError(
+            f"checkpoint {path} was trained with another model ({'; '.join(differing)}): give the model and its "
+            "settings as in its training"
+        )
+    return from_checkpoint(saved, path, partial(make, own, "model"))
 
 
 def build_decoder(config: DictConfig, alphabet: Alphabet) -> Decoder:
@@ -70,19 +88,12 @@ def set_deterministic(wanted: bool) -> None:
 def build_compute(device: str, precision: str) -> Compute:
     """Return where and how precisely to compute; InputError for a device that is not available."""
     world = init_distributed()
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        resolved = torch.device(name)
-        if resolved.type == "cuda" and world.size > 1:
-            if resolved.index not in (None, world.local_rank):
-                raise InputError(f"device={device}: each of several processes has a GPU of its own; set device=cuda")
-            resolved = torch.device("cuda", world.local_rank)
-            torch.cuda.set_device(resolved)
-        torch.zeros(1, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device={device}: torch cannot use it ({first_line(error)}); device=cpu always works"
-        ) from error
+    own_gpu = world.size > 1 and torch.cuda.is_available()  # each process has one
+    resolved = find_device(f"cuda:{world.local_rank}" if own_gpu and device in ("auto", "cuda") else device)
+    if world.size > 1 and resolved.type == "cuda":
+        if resolved.index != world.local_rank:
+            raise InputError(f"device={device}: each of several processes has a GPU of its own; set device=cuda")
+        torch.cuda.set_device(resolved)
     return Compute(resolved, precision == "bf16" or (precision == "auto" and resolved.type == "cuda"), world)
 
 

@@ -23,14 +23,8 @@ def measure(path: Path, verify: bool) -> tuple[int, int]:
     """
     try:
         with _opened(path) as audio:
-            if audio.frames == 0:
-                raise AudioError("no samples")
-            audio.seek(audio.frames - 1)  # fails if the end of the file is cut off, and costs 0.1 ms
-            if len(audio.read(1)) != 1:
-                raise AudioError("cut off: its last sample is missing")
+            require_whole(audio, path)
             size = audio.frames, audio.samplerate
-            if audio.format == "WAV" and path.stat().st_size < _declared_bytes(path):
-                raise AudioError("cut off: it ends before the samples that its header declares")
         if verify and not decode(path.read_bytes(), *size).any():
             raise AudioError("nothing but silence")
         return size
@@ -64,6 +58,18 @@ def decode(content: bytes, num_samples: int, sample_rate: int) -> np.ndarray:
     return samples
 
 
+def require_whole(audio: soundfile.SoundFile, path: Path) -> None:
+    """Raise AudioError if an opened file holds no sample or lacks its last one; the next sample read is the first."""
+    if audio.frames == 0:
+        raise AudioError("no samples")
+    audio.seek(audio.frames - 1)  # fails if the end of the file is cut off, and costs 0.1 ms
+    if len(audio.read(1)) != 1:
+        raise AudioError("cut off: its last sample is missing")
+    if audio.format == "WAV" and path.stat().st_size < _declared_bytes(path):
+        raise AudioError("cut off: it ends before the samples that its header declares")
+    audio.seek(0)
+
+
 def _declared_bytes(path: Path) -> int:
     """Return how long a WAV file must be to hold its samples, which libsndfile does not check. source: RIFF"""
     with path.open("rb") as file:
@@ -77,10 +83,15 @@ def _opened(file: Path | IO[bytes]) -> soundfile.SoundFile:
     audio = soundfile.SoundFile(file)
     if audio.channels != 1:
         raise AudioError(f"{audio.channels} channels, must be one; mix down: ffmpeg -i IN -ac 1 OUT.flac")
-    if audio.samplerate not in SAMPLE_RATES:
-        # At 1 Hz, a second of audio would count as hours and be resampled to gigabytes.
-        raise AudioError(f"a sample rate of {audio.samplerate} Hz, must be {SAMPLE_RATES[0]:,} to {SAMPLE_RATES[-1]:,}")
+    require_rate(audio.samplerate)
     return audio
+
+
+def require_rate(rate: int) -> None:
+    """Raise AudioError for a sample rate that no speech has."""
+    if rate not in SAMPLE_RATES:
+        # At 1 Hz, a second of audio would count as hours and be resampled to gigabytes.
+        raise AudioError(f"a sample rate of {rate} Hz, must be {SAMPLE_RATES[0]:,} to {SAMPLE_RATES[-1]:,}")
 
 
 def hides_samples(content: bytes) -> bool:

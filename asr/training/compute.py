@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from asr.errors import InputError, first_line
 from asr.training.distributed import SINGLE_PROCESS, World
 
 
@@ -16,6 +17,18 @@ def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere platform knows
     found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
     return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name, or for auto CUDA if there is one; InputError if torch cannot use it."""
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device={name}: torch cannot use it ({first_line(error)}); device=cpu always works"
+        ) from error
+    return device
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def rows(text):
         ("report", []),
         ("sync", []),
         ("demo", []),
+        ("transcribe", []),
     ],
 )
 def test_every_setting_is_described(help_of, name, arguments):
@@ -77,6 +78,7 @@ def test_every_setting_is_described(help_of, name, arguments):
         ("evaluate", ["data", "model", "decode"]),
         ("lm", ["data"]),
         ("demo", ["decode"]),
+        ("transcribe", ["model", "decode"]),
         ("prepare", ["corpus"]),
     ],
 )

@@ -106,7 +106,7 @@ def test_every_voice_and_accent_is_shipped() -> None:
         assert {*voices.women, *voices.men, *voices.odd} <= shipped
     assert shipped >= synthetic.ODD_WOMEN
     spoken_lengths = {
-        accent: len(speak("the water was warm.", f"{accent}+m1", 50, 50, 160, 16000))
+        accent: len(speak("the water was warm.", f"{accent}+m1", 50, 50, 160, 16000).samples)
         for accent in {*synthetic.CLEAN_ACCENTS, *synthetic.OTHER_ACCENTS}
     }
     assert all(8000 < length < 40000 for length in spoken_lengths.values()), spoken_lengths

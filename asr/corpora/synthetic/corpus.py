@@ -25,7 +25,7 @@ import numpy as np
 import soundfile
 from scipy import signal
 
-from asr.corpora.synthetic.espeak import speak
+from asr.corpora.synthetic.espeak import Speech, speak
 from asr.corpora.synthetic.sentences import sentence, transcript
 from asr.errors import InputError
 
@@ -230,10 +230,7 @@ def _record(chapter: Chapter) -> float:
     seconds, lines = 0.0, []
     name = f"{chapter.speaker.number}-{chapter.folder.name}"
     for index, text in enumerate(chapter.sentences):
-        rng = np.random.default_rng(list(hashlib.sha256(f"{chapter.seed}/{index}".encode()).digest()))
-        voice = chapter.speaker
-        spoken = speak(text.lower(), voice.voice, voice.pitch, voice.pitch_range, voice.rate_wpm, SAMPLE_RATE)
-        audio = _staged(spoken, chapter.speaker, rng)
+        audio, _ = speak_sentence(chapter, index)
         flac = io.BytesIO()  # soundfile waits for the disk after each file that it opens itself
         soundfile.write(flac, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         (chapter.folder / f"{name}-{index:04d}.flac").write_bytes(flac.getvalue())
@@ -243,9 +240,20 @@ def _record(chapter: Chapter) -> float:
     return seconds
 
 
-def _staged(audio: np.ndarray, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
-    """Add silence, the speaker's room, noise and band to the speech, at a level that is drawn here."""
+def speak_sentence(chapter: Chapter, index: int) -> Speech:
+    """Return the audio of a sentence at SAMPLE_RATE, and the times of its words by their position in the sentence."""
+    rng = np.random.default_rng(list(hashlib.sha256(f"{chapter.seed}/{index}".encode()).digest()))
+    voice = chapter.speaker
+    text = chapter.sentences[index].lower()
+    spoken = speak(text, voice.voice, voice.pitch, voice.pitch_range, voice.rate_wpm, SAMPLE_RATE)
     before, after = rng.uniform(0.1, 0.3, size=2)
+    audio = _staged(spoken.samples, voice, rng, before, after)
+    shift = int(before * SAMPLE_RATE) / SAMPLE_RATE
+    return Speech(audio, {place: (start + shift, end + shift) for place, (start, end) in spoken.words.items()})
+
+
+def _staged(audio: np.ndarray, speaker: Speaker, rng: np.random.Generator, before: float, after: float) -> np.ndarray:
+    """Add seconds of silence, the speaker's room, noise and band to the speech, at a level that is drawn here."""
     audio = np.pad(audio / np.abs(audio).max(), (int(before * SAMPLE_RATE), int(after * SAMPLE_RATE)))
     if speaker.room_seconds:
         times = np.arange(int(speaker.room_seconds * SAMPLE_RATE)) / SAMPLE_RATE
