@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # imports mlflow, which takes seconds and which tracking.uri=
     from asr.tracking.mlflow import Sender, SystemMetrics
 
 log = logging.getLogger(__name__)
-NAME_CHARACTERS = 29  # of a run in MLflow's table
+NAME_CHARACTERS = 60  # of a run in MLflow, whose table shows about 30 until its column is widened
 KEY_CHARACTERS, PARAM_CHARACTERS = 250, 6000  # MLflow's limits
 SEND_SECONDS = 10.0  # from the end of one sending to the next, without system metrics
 PATIENCE_SECONDS = 30.0  # at a run's end, until MLflow has what is pending
