@@ -143,6 +143,10 @@ def test_evaluate_gives_the_numbers_of_the_end_of_training(trained, config, corp
     scored = evaluate.run(config(best, "eval_seconds=3", "workers=0", name="evaluate", small=False))
     assert scored == trained.results
     assert json.loads((tmp_path / "run" / "results.json").read_text())["test-clean"]["utterances"] == 6
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written["checkpoint"] == str(trained.directory / "best.pt")
+    assert written["trained"] == json.loads((trained.directory / "config.json").read_text())
+    assert written["decode"] == written["trained"]["decode"]
     pages = [folder / "errors" / "test-other" / "errors.html" for folder in (trained.directory, tmp_path / "run")]
     of_training, of_evaluation = (re.search("By how often.*?</section>", page.read_text(), re.S)[0] for page in pages)
     assert "train-clean-100, train-clean-360" in of_training
