@@ -409,6 +409,36 @@ def test_a_file_is_dropped_and_the_word_under_the_playhead_is_marked(chromium, p
     visit(chromium, port, 1400, script)
 
 
+RECORD_WEBM = """
+(async () => {
+  const context = new AudioContext(), to = context.createMediaStreamDestination(), from = context.createBufferSource();
+  from.buffer = await context.decodeAudioData(Uint8Array.from(atob("CONTENT"), c => c.charCodeAt(0)).buffer);
+  from.connect(to);
+  const recorder = new MediaRecorder(to.stream), parts = [];
+  recorder.ondataavailable = ({data}) => parts.push(data);
+  recorder.start();
+  from.start();
+  await new Promise(resolve => from.onended = resolve);
+  await new Promise(resolve => { recorder.onstop = resolve; recorder.stop(); });
+  await transcribeFile(new File(parts, "voice.webm"));
+})()
+"""
+
+
+def test_a_file_that_the_browser_alone_can_read_is_sent_as_wav(chromium, port, transcriber):
+    async def script(tab):
+        await tab.run(RECORD_WEBM.replace("CONTENT", b64encode(encoded(SPEECH)).decode()))
+        shown = await tab.run(SHOWN)
+        transcript = expected(transcriber, b64decode(await tab.run(LAST_POSTED)))
+        assert transcript.seconds == pytest.approx(len(SPEECH) / RATE, abs=0.3)
+        assert shown["words"] == as_shown(transcript) != []
+        assert shown["status"] == f"voice.webm: {transcript.seconds:.1f} s"
+        assert len(tab.problems) == 1  # the browser's own line on the status 415
+        tab.problems.clear()
+
+    visit(chromium, port, 1400, script)
+
+
 def test_what_cannot_be_used_is_a_sentence_on_the_page(chromium, port):
     async def script(tab):
         await tab.run(drop("notes.wav", b"no sound"))
