@@ -25,7 +25,7 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 
-from asr import cli, evaluate, prepare, report, search, sync, train
+from asr import cli, evaluate, prepare, report, search, sync, train, tune
 from asr.config.naming import Job
 from asr.corpora.index import Index
 from asr.corpora.librispeech import find_utterances
@@ -61,6 +61,7 @@ COMMANDS = {
     "report": report.main,
     "search": search.main,
     "sync": sync.main,
+    "tune": tune.main,
 }
 CHOICES = {
     "model": "ds2_tiny",

@@ -37,11 +37,11 @@ class TextScore:
 
 def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 text file, which may be compressed by gzip; InputError if it cannot be read."""
-    number = 1
+    number = 0
     try:
-        with open(path, "rb") as raw:
-            compressed = raw.peek(2)[:2] == GZIP
-            for number, line in enumerate(gzip.open(raw) if compressed else raw, 1):
+        with open(path, "rb") as raw, gzip.open(raw) if raw.peek(2)[:2] == GZIP else raw as file:
+            for line in file:
+                number += 1
                 yield line.decode()
     except UnicodeDecodeError as error:
         raise InputError(
@@ -141,7 +141,7 @@ def normalize_arpa(source: Path, alphabet: Alphabet, path: Path) -> list[int]:
     likeliest: dict[str, tuple[float, str]] = {}
     for probability, word in read_words(source):
         form = word.lower() if word.lower() in SPECIAL else alphabet.normalize(word)
-        if form and probability >= likeliest.get(form, (probability, ""))[0]:
+        if form and probability > likeliest.get(form, (-inf, ""))[0]:
             likeliest[form] = (probability, word)
     names: dict[str, str] = {}
     for form, (_, word) in likeliest.items():  # if the form is itself a word, but a less likely one, they swap

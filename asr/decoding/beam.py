@@ -78,8 +78,8 @@ class BeamSearch:
 
     alphabet: Alphabet
     beam: int = 100
-    threshold: float = 25.0
-    symbols: int = 10
+    threshold: float = 20.0
+    symbols: int = 8
     n_best: int = 1
     lexicon: str | None = None
     lm: str | None = None

@@ -3,8 +3,8 @@
 An n-gram is a number: its row among those of its order. So each order is a few arrays, and n-grams of any length are
 counted by sorting pairs of (the number of the first n - 1 words, the last word).
 
-source: Chen and Goodman (1998), An Empirical Study of Smoothing Techniques for Language Modeling; Heafield et al. (2013),
-        Scalable Modified Kneser-Ney Language Model Estimation, whose lmplz gives the same probabilities
+source: Chen and Goodman (1998), An Empirical Study of Smoothing Techniques for Language Modeling; Heafield et al.
+        (2013), Scalable Modified Kneser-Ney Language Model Estimation, whose lmplz gives the same probabilities
 """
 
 from array import array
@@ -108,9 +108,8 @@ def estimate(
             orders[-1].backoffs = backoffs
         lower = own + backoffs[prefix] * lower[suffix]
         orders.append(Order(ngrams, kept, discounts, estimated, lower, np.ones(len(lower))))
-    return NgramModel(
-        vocabulary, orders, int((tokens == BOS).sum()), int((tokens != BOS).sum() - (tokens == EOS).sum())
-    )
+    number = int((tokens == BOS).sum())
+    return NgramModel(vocabulary, orders, number, len(tokens) - 2 * number)
 
 
 def tokenize(sentences: Iterable[str], min_count: int, max_words: int | None) -> tuple[np.ndarray, list[str]]:
@@ -154,12 +153,12 @@ def count_ngrams(tokens: np.ndarray, words: int, order: int) -> list[Counts]:
 
 
 def estimate_discounts(adjusted: np.ndarray) -> tuple[tuple[float, ...], bool]:
-    """Return what to subtract from adjusted counts of 1, 2, and 3 or more, and whether the counts were enough to tell."""
+    """Return what to subtract from adjusted counts of 1, 2, and 3 or more, and whether that is estimated."""
     n1, n2, n3, n4 = (int((adjusted == count).sum()) for count in (1, 2, 3, 4))
     if n1 and n2 and n3:
         y = n1 / (n1 + 2 * n2)
         discounts = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-        if all(0 < discount for discount in discounts):
+        if all(discount > 0 for discount in discounts):
             return discounts, True
     return FALLBACK, False
 

@@ -51,6 +51,7 @@ def rows(text):
         ("search", ["search=lr_range"]),
         ("report", []),
         ("sync", []),
+        ("tune", []),
     ],
 )
 def test_every_setting_is_described(help_of, name, arguments):
@@ -71,6 +72,7 @@ def test_every_setting_is_described(help_of, name, arguments):
         ("train", TRAIN_GROUPS),
         ("search", [*TRAIN_GROUPS, "search"]),
         ("evaluate", ["data", "model", "decode"]),
+        ("tune", ["data", "model", "decode"]),
         ("prepare", ["corpus"]),
     ],
 )
