@@ -15,6 +15,7 @@ from asr.training.checkpoint import Checkpoint
 
 ARPA = """\\data\\
 ngram 1=5
+ngram 2=1
 
 \\1-grams:
 -2\t<unk>
@@ -22,6 +23,9 @@ ngram 1=5
 -1\t</s>
 -0.5\tdad
 -0.5\tabba
+
+\\2-grams:
+-0.2	dad abba
 
 \\end\\
 """
@@ -47,12 +51,10 @@ def best(corpus, tmp_path):
     config = compose_small(corpus, tmp_path)
     weights = build_recognizer(config, seed=1).model.state_dict()
     settings = OmegaConf.to_container(config, resolve=True)
-    checkpoint.save(
-        Checkpoint(
-            settings, weights, {"state": {}, "param_groups": []}, {}, {}, [], None, {"cpu": torch.get_rng_state()}
-        ),
-        tmp_path / "best.pt",
-    )
+    progress = {"position": (0, 0), "epoch": 0, "step": 0, "non_finite_in_a_row": 0, "this_epoch": {}}
+    optimizer = {"state": {}, "param_groups": []}
+    saved = Checkpoint(settings, weights, optimizer, {}, progress, [], None, {"cpu": torch.get_rng_state()})
+    checkpoint.save(saved, tmp_path / "best.pt")
 
 
 def test_the_best_settings_are_those_of_the_printed_command(tune, best, tmp_path, capsys):
@@ -72,7 +74,7 @@ def test_the_best_settings_are_those_of_the_printed_command(tune, best, tmp_path
         row
         for row in rows[2:]
         if all(
-            float(row[key]) == float(settings[f"decode.{key}"])
+            float(row[key]) == pytest.approx(float(settings[f"decode.{key}"]))
             for key in ("lm_weight", "word_score", "beam", "threshold")
         )
     ]

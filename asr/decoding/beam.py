@@ -110,8 +110,8 @@ class BeamSearch:
         return modelled if listed is None else listed
 
     @cached_property
-    def _search(self) -> tuple[LexiconDecoder | LexiconFreeDecoder, LM]:
-        """flashlight's decoder, and its model, to which it keeps no reference."""
+    def _search(self) -> tuple[LexiconDecoder | LexiconFreeDecoder, LM, Dictionary | None]:
+        """flashlight's decoder; its model, to which it keeps no reference; with a lexicon, the words by number."""
         common = {
             "beam_size": self.beam,
             "beam_size_token": min(self.symbols, self.alphabet.size),
@@ -127,10 +127,10 @@ class BeamSearch:
                 **common, lm_weight=self.lm_weight * LN10, word_score=self.word_score, unk_score=-math.inf
             )
             trie, unknown = spell(self.alphabet, self.lm, self.words), numbers.get_index(UNKNOWN)
-            return LexiconDecoder(options, trie, model, space, BLANK, unknown, [], False), model
+            return LexiconDecoder(options, trie, model, space, BLANK, unknown, [], False), model, numbers
         model = OpenVocabulary(self) if self.lm else ZeroLM()
         options = LexiconFreeDecoderOptions(**common, lm_weight=1.0)
-        return LexiconFreeDecoder(options, model, space, BLANK, []), model
+        return LexiconFreeDecoder(options, model, space, BLANK, []), model, None
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
         """Return the n_best hypotheses of each utterance, normalised and all different; see Decoder."""
@@ -144,16 +144,16 @@ class BeamSearch:
             log_probs = torch.cat([log_probs, (1 - space) * IMPOSSIBLE])
         log_probs = log_probs.float().clamp(min=IMPOSSIBLE).contiguous()
         scores: dict[str, float] = {}
-        for result in self._search[0].decode(log_probs.data_ptr(), *log_probs.shape):
-            text = self._text(result)
+        decoder, _, numbers = self._search
+        for result in decoder.decode(log_probs.data_ptr(), *log_probs.shape):
+            text = self._text(result, numbers)
             # Texts that differ in spaces alone are the same.
             scores[text] = float(np.logaddexp(scores.get(text, -math.inf), result.score))
         ranked = sorted(scores.items(), key=lambda one: -one[1])
         return [Hypothesis(*one) for one in ranked[: self.n_best]]
 
-    def _text(self, result: DecodeResult) -> str:
-        if self.lexicon:
-            numbers = load_model(self.lm, self.words)[1]
+    def _text(self, result: DecodeResult, numbers: Dictionary | None) -> str:
+        if numbers:
             return " ".join(numbers.get_entry(word) for word in result.words if word >= 0)
         symbols = [symbol for symbol, _ in groupby(result.tokens) if symbol != BLANK]
         return " ".join(self.alphabet.decode(symbols).split())
