@@ -2,8 +2,10 @@
 
 python -m asr.search search=lr experiment=exp3 scale=mini data.root=outputs/corpora/synthetic study.trials=12
 python -m asr.search search=lr_range experiment=exp3
+python -m asr.search search=decode checkpoint=outputs/runs/quickstart/best.pt data=synthetic decode.lm=lm.arpa
 """
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
+from asr import tune
 from asr.cli import entry_point
 from asr.config.build import build_experiment
 from asr.config.naming import Job, current_job
@@ -182,5 +185,14 @@ def open_parent(search: Search, study: optuna.Study, record: dict[str, Any]) -> 
     return run
 
 
+def command() -> None:
+    """Run asr.search or, with search=decode, asr.tune, which has settings of its own since it trains nothing."""
+    if "search=decode" in sys.argv[1:]:
+        sys.argv.remove("search=decode")
+        tune.main()
+    else:
+        main()
+
+
 if __name__ == "__main__":
-    main()
+    command()

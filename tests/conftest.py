@@ -28,7 +28,7 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 
-from asr import cli, compare, demo, evaluate, export, lm, prepare, report, search, sync, train, transcribe
+from asr import cli, compare, demo, evaluate, export, lm, prepare, report, search, sync, train, transcribe, tune
 from asr.artifacts import plots
 from asr.config.naming import Job
 from asr.corpora.index import Index
@@ -68,10 +68,11 @@ COMMANDS = {
     "export": export.main,
     "prepare": prepare.command,
     "report": report.main,
-    "search": search.main,
+    "search": search.command,
     "sync": sync.main,
     "demo": demo.main,
     "transcribe": transcribe.main,
+    "tune": tune.main,
 }
 CHOICES = {
     "model": "ds2_tiny",

@@ -35,8 +35,9 @@ def make(node: Any, name: str, **arguments: Any) -> Any:
         return instantiate(node, _partial_=True, _convert_="all")(**arguments)
     except (InstantiationException, TypeError, ValueError, AssertionError) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        if isinstance(cause, InputError):
-            raise cause from error
+        for reported in (cause, cause.__cause__):  # the second: of a module that lacks a package
+            if isinstance(reported, InputError):
+                raise reported from error
         settings = ", ".join(f"{key}={value}" for key, value in node.items() if key != "_target_")
         raise InputError(f"{name}: {node.get('_target_')} refuses its settings ({settings}): {cause}") from error
 
@@ -64,7 +65,9 @@ def load_recognizer(config: DictConfig, saved: Checkpoint, path: Path) -> Recogn
 
 
 def build_decoder(config: DictConfig, alphabet: Alphabet) -> Decoder:
-    """Build the decoder of the group `decode`."""
+    """Build the decoder of the group `decode`, which loads its language model; InputError if it has none."""
+    if OmegaConf.is_missing(config, "lm"):
+        raise InputError("decode.lm is not given: name an ARPA file as decode.lm=FILE, which python -m asr.lm makes")
     return make(config, "decode", alphabet=alphabet)
 
 

@@ -78,7 +78,7 @@ def read_space(config: DictConfig, typed: Sequence[str]) -> Space:
                 "command line, or from the file in conf/search"
             )
         if isinstance(node, dict):
-            space.drawn[key] = _distribution(f"search.space.{key}", node)
+            space.drawn[key] = read_distribution(f"search.space.{key}", node)
         else:
             space.fixed[key] = node
     if not space.drawn:
@@ -107,7 +107,7 @@ def _validate_key(training: DictConfig, key: str) -> None:
         raise InputError(f"search.space: {key} sets how a run is executed, not what it computes; search another one")
 
 
-def _distribution(key: str, node: dict[str, Any]) -> BaseDistribution:
+def read_distribution(key: str, node: dict[str, Any]) -> BaseDistribution:
     rules = CHOICES if "choices" in node else RANGE
     for name, rule in rules.items():
         require(f"{key}.{name}", node.get(name), rule)

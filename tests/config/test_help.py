@@ -56,6 +56,7 @@ def rows(text):
         ("sync", []),
         ("demo", []),
         ("transcribe", []),
+        ("tune", []),
     ],
 )
 def test_every_setting_is_described(help_of, name, arguments):
@@ -79,6 +80,7 @@ def test_every_setting_is_described(help_of, name, arguments):
         ("lm", ["data"]),
         ("demo", ["decode"]),
         ("transcribe", ["model", "decode"]),
+        ("tune", ["data", "model", "decode"]),
         ("prepare", ["corpus"]),
     ],
 )
