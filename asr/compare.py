@@ -4,16 +4,18 @@ python -m asr.compare outputs/runs/exp1 outputs/runs/exp2_other
 python -m asr.compare runs=[outputs/runs/exp1,outputs/runs/exp2_other] parts=[test-clean]
 """
 
-import shlex
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Column, Table
 
 from asr.cli import entry_point
+from asr.config.naming import shell_command
 from asr.console import console, print_table
 from asr.errors import InputError
 from asr.files import write_text
@@ -70,7 +72,7 @@ def main(config: DictConfig) -> None:
         "comparisons": comparisons,
         "examples": config.examples,
         "resampling": resampling,
-        "command": shlex.join(["python", "-m", "asr.compare", *config.runs]),
+        "command": shell_command("asr.compare", HydraConfig.get().overrides.task),
     }
     write_text(render_page("comparison.html.j2", **content), page)
     print_systems(systems, differing)
@@ -132,11 +134,10 @@ def _printable(text: str) -> str:
 
 def command() -> None:
     """Take `compare RUN_A RUN_B` for `compare runs=[RUN_A,RUN_B]`."""
-    named = [argument for argument in sys.argv[1:] if "=" not in argument and not argument.startswith(("-", "~"))]
+    named = list(takewhile(lambda argument: "=" not in argument and not argument.startswith("-"), sys.argv[1:]))
     if named:
         quoted = [QuotedString(path, Quote.single).with_quotes() for path in named]
-        others = [argument for argument in sys.argv[1:] if argument not in named]
-        sys.argv[1:] = [*others, f"runs=[{','.join(quoted)}]"]
+        sys.argv[1:] = [*sys.argv[1 + len(named) :], f"runs=[{','.join(quoted)}]"]
     main()
 
 

@@ -123,6 +123,7 @@ def test_each_of_several_runs_is_compared_with_the_first_and_seeds_are_one_syste
     assert "     epochs: absent -> 9\n" in printed
     assert "seed:" not in printed
     assert f"<dd>{', '.join(a)}</dd>" in page
+    assert "seeds=true" in page.split("<h2>Command</h2>")[1]
 
 
 def test_runs_that_cannot_be_compared_are_refused(refused, tmp_path) -> None:

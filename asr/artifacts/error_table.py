@@ -64,5 +64,6 @@ def parse_utterances(text: str) -> list[Scored]:
 
 def _scored(record: dict[str, Any]) -> Scored:
     id, reference, hypothesis = (str(record[name]) for name in ("id", "reference", "hypothesis"))
-    known = {"speaker": record["speaker"], "seconds": record["seconds"], "confidences": tuple(record["confidences"])}
+    speaker = None if record["speaker"] is None else str(record["speaker"])
+    known = {"speaker": speaker, "seconds": record["seconds"], "confidences": tuple(record["confidences"])}
     return score(id, reference, hypothesis, **known)

@@ -161,7 +161,7 @@ def group_systems(runs: Sequence[ScoredRun], seeds: bool) -> list[System]:
             "runs or more that differ in more than their seeds"
         )
     for group in groups.values():
-        if len({run.settings.get("seed") for run in group}) < len(group):
+        if len({str(run.settings.get("seed")) for run in group}) < len(group):
             raise InputError(
                 f"runs: of {', '.join(run.path for run in group)} two have the same settings and the same seed; name "
                 "one of them"

@@ -173,5 +173,7 @@ def _interval(value: float, rates: np.ndarray, p: float = np.nan) -> Interval:
 
 def _difference(value: float, differences: np.ndarray) -> Interval:
     """Return a difference; its p-value is twice the smaller share of resamples on one side of 0, itself counted."""
+    if np.isnan(differences).any():
+        return Interval(value, np.nan, np.nan)
     smaller = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return _interval(value, differences, min(1.0, 2 * (1 + smaller) / (1 + len(differences))))

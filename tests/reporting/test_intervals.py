@@ -155,7 +155,9 @@ def test_over_utterances_it_agrees_with_kaldialign() -> None:
 def test_intervals_can_be_repeated_and_do_without_spread() -> None:
     assert resampled([spoken(1, 12, 0.1, 3)], RESAMPLING) == resampled([spoken(1, 12, 0.1, 3)], RESAMPLING)
     assert resampled([counts(1.0, 1, LENGTHS[:2])], RESAMPLING)[:3] == (1.0, 1.0, 1.0)
-    assert np.isnan(resampled([counts(0.5, 1, LENGTHS[:1])], RESAMPLING)[1:]).all()
+    one = counts(0.5, 1, LENGTHS[:1])
+    assert np.isnan(resampled([one], RESAMPLING)[1:]).all()
+    assert np.isnan(paired_difference([(one, one)], RESAMPLING)[1:]).all()
     assert resampled([spoken(1, 1, 0.1)], RESAMPLING).low < 0.3 + 0.3, "one speaker leaves the utterances"
 
 
