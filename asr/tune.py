@@ -1,4 +1,4 @@
-"""python -m asr.search search=decode: find the weights of a language model on dev, from outputs of the model that are computed once.
+"""python -m asr.search search=decode: find the weights of a language model on dev. The model itself runs once.
 
 python -m asr.search search=decode checkpoint=outputs/runs/quickstart/best.pt data=synthetic decode.lm=lm.arpa
 """

@@ -16,7 +16,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 def commands(page):
     """(command, its overrides), of a multirun the first job's; those with a placeholder are left out."""
-    found = re.findall(r"python -m asr\.(\w+) ((?:[^`#\n]|\n(?=[^`\n]*`[^`]))*)", page.read_text())
+    found = re.findall(r"python -m asr\.(\w+) ((?:[^`#\n]|\n(?=[^`\n]*`[^`]))*)", page.read_text().replace("\\\n", ""))
     for name, typed in found:
         words = [word for word in shlex.split(typed) if not word.startswith("-")]
         if not re.search(r"\b[A-Z]{3,}\b|\.\.\.", typed.replace("LibriSpeech", "")):

@@ -1,4 +1,4 @@
-"""asr.search search=decode from the command line, with a model that has learned nothing: what it writes, prints and refuses."""
+"""asr.search search=decode with a model that has learned nothing: what it writes, prints and refuses."""
 
 import csv
 import shlex
