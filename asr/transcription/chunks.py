@@ -36,6 +36,12 @@ def cut(blocks: Iterable[np.ndarray], rate: int, longest: float = LONGEST_SECOND
             shared = 0 if is_pause else margin
             yield Chunk(ahead[: place + shared], start / rate, overlap / rate)
             ahead, start, overlap = ahead[place - shared :], start + place - shared, 2 * shared
+    while start and len(ahead) > 2 * least + rate:  # the end of a long recording is cut like the rest
+        place, is_pause = find_cut(ahead, rate, least, len(ahead) - least)
+        if not is_pause:
+            break
+        yield Chunk(ahead[:place], start / rate, overlap / rate)
+        ahead, start, overlap = ahead[place:], start + place, 0
     yield Chunk(ahead, start / rate, overlap / rate)
 
 

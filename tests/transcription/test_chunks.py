@@ -81,3 +81,11 @@ def test_a_word_whose_times_differ_across_the_seam_is_neither_lost_nor_doubled()
 def test_at_a_pause_all_words_are_taken():
     said, found = words(("a", 0, 1)), words(("b", 1, 2))
     assert join_words(said, found, Chunk(np.zeros(1), 1.0, 0.0)) == said + found
+
+
+def test_a_long_recording_is_cut_at_its_first_pauses_to_its_end():
+    pause = noise(0.5, 0.01)
+    recording = np.concatenate([part for _ in range(6) for part in (noise(3), pause)])
+    chunks = list(cut([recording], RATE, longest=10))
+    assert [chunk.start for chunk in chunks] == pytest.approx([0, 3.25, 6.75, 10.25, 13.75, 17.25], abs=0.2)
+    assert np.array_equal(np.concatenate([chunk.samples for chunk in chunks]), recording)
