@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """How many times faster than speech an evaluation is: audio, model, transcripts, their words' times, errors."""
-=======
-"""How many times faster than speech an evaluation is: audio, features, model, transcripts, errors."""
->>>>>>> beam
 
 import tempfile
 from collections.abc import Iterator

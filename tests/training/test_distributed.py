@@ -107,7 +107,7 @@ def test_a_step_that_one_process_cannot_use_is_skipped_by_all(config, tmp_path):
         good, bad, lost, last = pieces_of(session, 4)
         if world.rank == 1:
             bad[0].features[0, 0, 0] = torch.nan
-        lost = [lost[0]._replace(ids=[], features=torch.zeros(0, 40, 0), lengths=lost[0].lengths[:0], seconds=0.0)]
+        lost = [lost[0]._replace(utterances=[], features=torch.zeros(0, 40, 0), lengths=lost[0].lengths[:0])]
         states, updated = [], []
         for pieces in (good, bad, lost, last):
             metrics = train_step(trained, pieces, session.optimizer, session.scheduler, 10.0, session.compute)

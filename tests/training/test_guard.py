@@ -44,7 +44,7 @@ def test_a_step_that_cannot_be_used_leaves_weights_and_statistics_as_they_were(c
     states = [{k: v.clone() for k, v in s.items()} for s in session.optimizer.state.values()]
     rate = session.optimizer.param_groups[0]["lr"]
     if bad == "no utterance":
-        batch = batch._replace(ids=[], features=torch.zeros(0, 40, 0), seconds=0.0)
+        batch = batch._replace(utterances=[], features=torch.zeros(0, 40, 0))
     elif bad == "a gradient that is infinite":
         monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(torch.inf))
     else:
