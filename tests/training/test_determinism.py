@@ -48,7 +48,7 @@ def numbers(directory):
     tensors |= {f"{i} {name}": v for i, state in last.optimizer["state"].items() for name, v in state.items()}
     clocks = {"train_wall_seconds", "dev_wall_seconds", "train_audio_seconds_per_second"}
     history = [{key: value for key, value in record.items() if key not in clocks} for record in last.history]
-    tables = [path.read_text() for path in sorted((directory / "errors").iterdir())]
+    tables = [path.read_text() for path in sorted((directory / "errors").rglob("*.*"))]
     plain = [best.progress, last.progress, last.best, history, json.loads((directory / "results.json").read_text())]
     return tensors, plain, tables
 
@@ -82,9 +82,9 @@ def test_an_evaluation_is_the_same_for_any_number_of_workers(runs, config, tmp_p
         with threads(3):
             best = f"checkpoint={runs / '0' / 'best.pt'}"
             evaluate.run(config(best, f"workers={workers}", name="evaluate", small=False))
-        scores.append({path.name: path.read_bytes() for path in (tmp_path / "run").rglob("*.*") if path.is_file()})
+        scores.append({path.name: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")})
     assert scores == scores[:1] * len(WORKERS)
-    assert set(scores[0]) == {"results.json", "test-clean.tsv", "test-other.tsv"}
+    assert set(scores[0]) == {"results.json", "test-clean.tsv", "test-other.tsv", "errors.html", "utterances.jsonl"}
 
 
 def test_the_setting_is_that_of_the_last_run_of_the_process(deterministic):
