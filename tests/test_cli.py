@@ -107,6 +107,7 @@ def test_a_mistake_is_one_paragraph_that_names_the_way_out(command, arguments, n
 def test_help_tells_the_settings_and_examples(command, name):
     code, printed = command(name, "--help")
     assert code == 0
+    name = "search search=decode" if name == "tune" else name
     assert printed.out.startswith(f"python -m asr.{name}")
     assert "\nSettings (KEY=VALUE)\n" in printed.out
     assert re.search(rf"\nExamples\n +python -m asr\.{name}", printed.out)

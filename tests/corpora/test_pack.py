@@ -67,6 +67,11 @@ def batches(utterances: Utterances, workers: int, start: Position) -> list[Batch
     return found
 
 
+def contents(batches: list[Batch]) -> list[tuple]:
+    """All that is in the batches, but where the audio lies."""
+    return [tuple(batch._replace(utterances=[(one.id, one.seconds) for one in batch.utterances])) for batch in batches]
+
+
 def test_the_bytes_are_those_of_the_loose_files(corpus: Path, packed: Path) -> None:
     loose, shards = list(read(corpus)), list(read(packed))
     assert len({one.path for one in shards}) > 3
@@ -82,7 +87,7 @@ def test_the_bytes_are_those_of_the_loose_files(corpus: Path, packed: Path) -> N
 def test_the_batches_are_those_of_the_loose_files(corpus: Path, packed: Path, workers: int, start: Position) -> None:
     loose, shards = batches(read(corpus), 0, start), batches(read(packed), workers, start)
     assert len(loose) == len(shards)
-    same([*map(tuple, loose)], [*map(tuple, shards)])
+    same(contents(loose), contents(shards))
 
 
 @pytest.mark.parametrize("address", ["file://{packed}", "memory://{name}"])
@@ -92,7 +97,7 @@ def test_a_root_may_be_an_address(address: str, corpus: Path, packed: Path, tmp_
         fsspec.filesystem("memory").put(str(packed), f"/{tmp_path.name}", recursive=True)
     loose, shards = batches(read(corpus), 0, Position(0, 0)), batches(read(root), 1, Position(0, 0))
     assert len(loose) == len(shards)
-    same([*map(tuple, loose)], [*map(tuple, shards)])
+    same(contents(loose), contents(shards))
 
 
 def test_a_part_at_an_address_can_be_packed(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

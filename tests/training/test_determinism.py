@@ -82,6 +82,8 @@ def test_an_evaluation_is_the_same_for_any_number_of_workers(runs, config, tmp_p
         with threads(3):
             best = f"checkpoint={runs / '0' / 'best.pt'}"
             evaluate.run(config(best, f"workers={workers}", name="evaluate", small=False))
+        assert json.loads((tmp_path / "run/config.json").read_text()).pop("workers") == workers
+        (tmp_path / "run/config.json").unlink()
         scores.append({path.name: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")})
     assert scores == scores[:1] * len(WORKERS)
     assert set(scores[0]) == {"results.json", "test-clean.tsv", "test-other.tsv", "errors.html", "utterances.jsonl"}

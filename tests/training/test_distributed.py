@@ -183,6 +183,9 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
         assert two.pop("dev_examples") == one.pop("dev_examples")
         assert timeless(two) == pytest.approx(timeless(one), rel=1e-4)
     results = [json.loads((folder / name / "results.json").read_text()) for name in ("one", "two")]
+    for part, one in results[0].items():
+        ece = "confidence_ece"  # of rounded probabilities
+        assert one.pop(ece) == pytest.approx(results[1][part].pop(ece), rel=1e-3)
     assert results[0] == results[1]
     files = [{path.relative_to(folder / name) for path in (folder / name).rglob("*")} for name in ("one", "two")]
     assert files[0] == files[1]
