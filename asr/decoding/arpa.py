@@ -1,9 +1,12 @@
 """ARPA files from anywhere: check them, take them over into the recogniser's alphabet, and score text by KenLM."""
 
 import gzip
+import os
 import re
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -164,6 +167,20 @@ def normalize_arpa(source: Path, alphabet: Alphabet, path: Path) -> list[int]:
     return counts
 
 
+@contextmanager
+def stderr_discarded() -> Iterator[None]:
+    """Discard what C++ code writes to stderr, where KenLM draws a progress bar."""
+    sys.stderr.flush()
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+
+
 def score_text(path: Path, sentences: Sequence[str]) -> TextScore:
     """Score normalised sentences by a model; InputError if KenLM refuses the file."""
     try:
@@ -174,7 +191,8 @@ def score_text(path: Path, sentences: Sequence[str]) -> TextScore:
     known = {word for _, word in read_words(path)}
     words = Dictionary(sorted({word for sentence in sentences for word in sentence.split()}))
     try:
-        model = KenLM(str(path), words)
+        with stderr_discarded():
+            model = KenLM(str(path), words)
     except RuntimeError as error:
         raise InputError(f"{path}: KenLM cannot load it: {first_line(str(error).splitlines()[-1])}") from error
     total = total_unknown = 0.0

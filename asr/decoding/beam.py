@@ -4,10 +4,6 @@ source: github.com/flashlight/text, which torchaudio's ctc_decoder wraps as well
 """
 
 import math
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -19,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from asr.data.text import BLANK, Alphabet
-from asr.decoding.arpa import read_lines, validate_arpa
+from asr.decoding.arpa import read_lines, stderr_discarded, validate_arpa
 from asr.decoding.decoder import Hypothesis
 from asr.errors import DivergedError, InputError, first_line
 from asr.settings import NUMBER, POSITIVE, STRING, Rules, check, whole
@@ -203,20 +199,6 @@ def load_model(lm: str | None, words: tuple[str, ...]) -> tuple[LM, Dictionary]:
         raise InputError(
             f"decode.lm={lm}: KenLM cannot load it ({first_line(str(error).splitlines()[-1])}); get the file again"
         ) from error
-
-
-@contextmanager
-def stderr_discarded() -> Iterator[None]:
-    """Discard what C++ code writes to stderr, where KenLM draws a progress bar."""
-    sys.stderr.flush()
-    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)
 
 
 @lru_cache(maxsize=1)
