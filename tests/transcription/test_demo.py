@@ -280,6 +280,7 @@ def test_ctrl_c_ends_the_command(transcriber, tmp_path, monkeypatch):
     printed = tmp_path / "printed"
 
     def command():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job ignores it
         with printed.open("w") as sys.stdout:
             demo.main()
 

@@ -178,6 +178,7 @@ def test_a_served_model_answers_with_the_words(tiny: Path, tmp_path: Path) -> No
                "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # mlflow calls uvicorn by its name
     with open(tmp_path / "log", "wb") as log:
         server = subprocess.Popen(command, cwd=tmp_path / "elsewhere", env=environment, stdout=log, stderr=log,
                                   start_new_session=True)  # fmt: skip
