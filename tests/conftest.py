@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -179,12 +179,13 @@ def in_mlflow(folder):
     return f"tracking.uri={mlflow_store(folder)}"
 
 
-@contextmanager
-def no_pictures():
-    """Inside, a run draws neither its augmentation nor its curves: that takes most of the time of a short one."""
+@pytest.fixture(scope="module", autouse=True)
+def pictures(request):
+    """Lets runs draw their augmentation and curves, most of a short run's time, in modules with this mark alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "write_augmentation", lambda *_: [])
-        patch.setattr(plots, "save_picture", lambda *_: [])
+        if not request.node.get_closest_marker("pictures"):
+            patch.setattr(train, "write_augmentation", lambda *_: [])
+            patch.setattr(plots, "save_picture", lambda *_: [])
         yield
 
 

@@ -6,7 +6,7 @@ import sys
 
 import psutil
 import pytest
-from conftest import SMALL, exit_code, forked, in_mlflow, wait_for
+from conftest import SMALL, exit_code, forked, in_mlflow, mlflow_store, wait_for
 from mlflow import MlflowClient
 
 from asr import train
@@ -17,6 +17,7 @@ from asr.tracking.journal import read
 def test_runs_of_a_launcher_share_a_sweep(launcher, seeds, corpus, tmp_path, monkeypatch, capfd):
     """They find their parent though they are other processes; joblib's run side by side."""
     monkeypatch.chdir(tmp_path)
+    mlflow_store(tmp_path / "outputs")
     overrides = [f"data.root={corpus}", *SMALL, "epochs=1", "steps_per_epoch=2", "workers=1", f"launcher={launcher}"]
     monkeypatch.setattr(sys, "argv", ["asr.train", "-m", f"seed={','.join(seeds)}", *overrides])
     train.main()

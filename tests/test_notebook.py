@@ -28,7 +28,7 @@ def test_the_tutorial_runs(corpus, tmp_path, monkeypatch):
     assert parameters.source.startswith("# Parameters")
     parameters.source = (
         f"checkpoint, corpus = {str(tmp_path / 'run' / 'best.pt')!r}, {str(corpus)!r}\n"
-        f"training = {[*SMALL, *MADE_WITH_TESTS]!r}"
+        f"training = {[*SMALL, *MADE_WITH_TESTS, 'tracking.uri=null']!r}"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     nbclient.NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(tmp_path)}}).execute()

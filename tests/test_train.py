@@ -21,6 +21,8 @@ from asr.tracking.journal import Journal
 from asr.train import run
 from asr.training import checkpoint
 
+pytestmark = pytest.mark.pictures
+
 
 @dataclass(frozen=True)
 class Trained:

@@ -15,6 +15,8 @@ from asr.training import checkpoint, doctor, loop
 from asr.training.monitor import example_lines
 from asr.training.signals import Interrupted
 
+pytestmark = pytest.mark.pictures
+
 
 def query(folder, sql):
     with closing(sqlite3.connect(folder / "mlflow.db")) as database:

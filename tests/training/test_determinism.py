@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import compose_small, job, no_pictures
+from conftest import compose_small, job
 
 from asr import evaluate
 from asr.config.build import build_experiment, set_deterministic
@@ -65,7 +65,7 @@ def runs(corpus, tmp_path_factory):
     """The folder of whole runs that differ by SETTINGS, each in one with its number."""
     folder = tmp_path_factory.mktemp("runs")
     for number, setting in enumerate(SETTINGS):
-        with no_pictures(), threads(3):
+        with threads(3):
             run(compose_small(corpus, folder, *RUN, setting, f"output_dir={folder / str(number)}"), job(setting))
     torch.use_deterministic_algorithms(False)
     return folder

@@ -20,6 +20,8 @@ from asr.training.monitor import TrainingMonitor
 from asr.training.state import TrainState
 from asr.training.step import train_step
 
+pytestmark = pytest.mark.pictures
+
 JOB = Job("guarded", {}, [], "python -m asr.train")
 
 

@@ -23,6 +23,8 @@ from asr.data.loader import training_batches
 from asr.training.memory import limit_memory
 from asr.training.step import train_step
 
+pytestmark = pytest.mark.pictures
+
 
 def test_a_step_leaves_no_tensor_to_the_garbage_collector(config):
     """What only the collector could free would fill the memory until it runs."""

@@ -14,7 +14,7 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
-from conftest import compose_small, content, exit_code, forked, in_mlflow, no_pictures, same, timeless
+from conftest import compose_small, content, exit_code, forked, in_mlflow, same, timeless
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from asr import cli, train
@@ -33,8 +33,7 @@ EVERY_STEP = "checkpoint.every_minutes=1e-9"
 def train_in(folder, corpus, name, *overrides):
     """A run in folder/name, which logs to the database of all these runs."""
     config = compose_small(corpus, folder, *TRAINED, f"output_dir={folder / name}", in_mlflow(folder), *overrides)
-    with no_pictures():
-        return train.run(config, Job(name, {}, [], "python -m asr.train ..."))
+    return train.run(config, Job(name, {}, [], "python -m asr.train ..."))
 
 
 def logged(folder, name):
@@ -142,8 +141,7 @@ def test_a_signal_finishes_the_batch_saves_and_ends_the_process(folder, corpus, 
         step = {"step": STEPS + 1, "evaluation": 2 * STEPS}[place]
         sent = folder / f"{name}.time"
         interrupt(folder / name, PLACES[place][0], step, number, lambda: sent.write_text(str(time.monotonic())))
-        with no_pictures():
-            train.main()
+        train.main()
 
     assert exit_code(forked(command)) == code
     assert time.monotonic() - float((folder / f"{name}.time").read_text()) < 10
