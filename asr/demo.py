@@ -5,13 +5,12 @@ python -m asr.demo checkpoint=outputs/runs/quickstart/best.pt
 
 from dataclasses import replace
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import asr
 from asr.cli import entry_point
-from asr.config.build import build_compute, build_decoder
+from asr.config.build import build_compute, build_decoder, require_checkpoint
 from asr.console import console
-from asr.errors import InputError
 from asr.settings import GROUP, POSITIVE, STRING, Rules, check, whole
 from asr.transcription.server import Limits, listen, make_app, serve
 
@@ -30,8 +29,7 @@ RULES: Rules = {
 @entry_point("demo")
 def main(config: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
-    if OmegaConf.is_missing(config, "checkpoint"):
-        raise InputError("checkpoint is not given: name a file, such as checkpoint=outputs/runs/quickstart/best.pt")
+    require_checkpoint(config)
     check(config, RULES)
     with listen(config.port) as listener:
         device = build_compute(config.device, "float32").device

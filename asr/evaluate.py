@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from asr.artifacts.error_page import TrainingWords, write_error_page
 from asr.artifacts.error_table import error_rows, write_utterances
 from asr.cli import entry_point
-from asr.config.build import build_compute, build_decoder, load_recognizer
+from asr.config.build import build_compute, build_decoder, load_recognizer, require_checkpoint
 from asr.config.rules import TRAIN
 from asr.console import console, print_results
 from asr.data.parts import load_parts
@@ -46,8 +46,7 @@ RULES: Rules = {
 @entry_point("evaluate")
 def main(config: DictConfig) -> None:
     """Score every part, print the table, and write it with the utterances' errors."""
-    if OmegaConf.is_missing(config, "checkpoint"):
-        raise InputError("checkpoint is not given: name a file, such as checkpoint=outputs/runs/quickstart/best.pt")
+    require_checkpoint(config)
     results = run(config)
     print_results(str(config.checkpoint), results)
     for part in results:

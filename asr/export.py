@@ -7,10 +7,11 @@ python -m asr.export checkpoint=outputs/runs/quickstart/best.pt format=mlflow ou
 import shutil
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import asr
 from asr.cli import entry_point
+from asr.config.build import require_checkpoint
 from asr.console import console
 from asr.errors import InputError
 from asr.settings import STRING, Rules, check, one_of
@@ -26,8 +27,7 @@ RULES: Rules = {
 @entry_point("export")
 def main(config: DictConfig) -> None:
     """Export a checkpoint, and print where it is and how to use it."""
-    if OmegaConf.is_missing(config, "checkpoint"):
-        raise InputError("checkpoint is not given: name a file, such as checkpoint=outputs/runs/quickstart/best.pt")
+    require_checkpoint(config)
     console.print(run(config), soft_wrap=True)
 
 

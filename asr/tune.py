@@ -16,7 +16,7 @@ from rich.table import Table
 
 from asr.artifacts.plots import DEV, OTHER, TRAIN, new_figure, save_picture, set_up_axes
 from asr.cli import entry_point, no_such_setting
-from asr.config.build import build_compute, build_decoder, load_recognizer
+from asr.config.build import build_compute, build_decoder, load_recognizer, require_checkpoint
 from asr.config.naming import override_key, shell_command
 from asr.console import console, print_facts, print_table, progress_bar
 from asr.corpora.manifest import Utterances
@@ -53,8 +53,7 @@ class Outputs(NamedTuple):
 @entry_point("tune")
 def main(config: DictConfig) -> None:
     """Find the weights, and print the command that tests them."""
-    if OmegaConf.is_missing(config, "checkpoint"):
-        raise InputError("checkpoint is not given: name a file, such as checkpoint=outputs/runs/quickstart/best.pt")
+    require_checkpoint(config)
     rows = run(config)
     columns = list(rows[0])
     for row in rows[:2]:

@@ -48,6 +48,12 @@ def build_recognizer(config: DictConfig, seed: int) -> Recognizer:
     return Recognizer.of(config, partial(make, config.model, "model"))
 
 
+def require_checkpoint(config: DictConfig) -> None:
+    """Raise InputError if the setting `checkpoint` is not given."""
+    if OmegaConf.is_missing(config, "checkpoint"):
+        raise InputError("checkpoint is not given: name a file, such as checkpoint=outputs/runs/quickstart/best.pt")
+
+
 def load_recognizer(config: DictConfig, saved: Checkpoint, path: Path) -> Recognizer:
     """Build the checkpoint's DeepSpeech2 or, where `model` names a model of one's own, that one, with its weights.
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.artifacts.error_table import read_utterances
-from asr.config.naming import EXECUTION_KEYS
+from asr.config import naming
 from asr.errors import InputError, first_line
 from asr.metrics import ErrorCounts, Scored
 from asr.reporting.intervals import Interval, Resampling, count_errors, paired_difference, resampled
 from asr.settings import differences, flatten, within
 
-NOT_COMPARED = (*EXECUTION_KEYS, "batch.at_full_scale", "batch.divided_by")  # they decide through batch.utterances
+NOT_COMPARED = tuple(key for key in naming.NOT_COMPARED if key != "decode")  # here the decoder counts
 SEED_KEYS = ("seed", "init_from", "checkpoint")  # in which seeds of one config differ
 UTTERANCES = "utterances.jsonl"
 
@@ -166,15 +166,11 @@ def group_systems(runs: Sequence[ScoredRun], seeds: bool) -> list[System]:
                 f"runs: of {', '.join(run.path for run in group)} two have the same settings and the same seed; name "
                 "one of them"
             )
-    return [System(_letter(number), group) for number, group in enumerate(groups.values())]
+    return [System(string.ascii_uppercase[number], group) for number, group in enumerate(groups.values())]
 
 
 def _ignored(key: str) -> bool:
     return within(key, (*NOT_COMPARED, *SEED_KEYS))
-
-
-def _letter(number: int) -> str:
-    return string.ascii_uppercase[number]
 
 
 def shared_parts(runs: Sequence[ScoredRun], parts: Sequence[str] | None) -> list[str]:

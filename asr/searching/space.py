@@ -108,6 +108,10 @@ def _validate_key(training: DictConfig, key: str) -> None:
 
 
 def read_distribution(key: str, node: dict[str, Any]) -> BaseDistribution:
+    """Return Optuna's distribution of a setting that is given by low and high, or by choices; `key` is for messages.
+
+    raises: InputError if a field is missing or invalid
+    """
     rules = CHOICES if "choices" in node else RANGE
     for name, rule in rules.items():
         require(f"{key}.{name}", node.get(name), rule)
